@@ -1,0 +1,72 @@
+"""Pure image functions: any image file -> a square view in [-1, 1], composited, cropped alike for a whole orbit."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from utils.config import UserError
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower; may reach outside the image
+_16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def open_rgba(path: Path) -> Image.Image:
+    """Any image file (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA. Raises UserError with the path."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a header that announces gigabytes
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode in _16_BIT_MODES:
+                    gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+                    image = Image.fromarray((gray / 257).round().astype(np.uint8))
+                elif image.mode == "F":
+                    raise UserError(f"{path}: floating-point images are not supported; save it with 8 or 16 bits")
+                return image.convert("RGBA")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{path}: no such image file") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{path}: announces more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on truncated or damaged data
+        raise UserError(f"{path}: damaged or unreadable image: {error}") from None
+
+
+def square_box(size: tuple[int, int]) -> Box:
+    """The smallest square around a whole image of `size` = (width, height), centred: what is outside gets background."""
+    return _square_around((0, 0, *size), max(size))
+
+
+def object_box(alphas: list[Image.Image], fill: float) -> Box:
+    """One square for all views of an orbit: centred on what is not transparent in any of them, which fills `fill` of it."""
+    boxes = [box for alpha in alphas if (box := alpha.getbbox())]
+    if not boxes:
+        return square_box(alphas[0].size)
+    left, upper, right, lower = zip(*boxes)
+    union = (min(left), min(upper), max(right), max(lower))
+    return _square_around(union, max(1, round(max(union[2] - union[0], union[3] - union[1]) / fill)))
+
+
+def _square_around(box: Box, side: int) -> Box:
+    left, upper = (box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2
+    return (left, upper, left + side, upper + side)
+
+
+def to_view(image: Image.Image, box: Box, size_px: int, background: Tensor) -> Tensor:
+    """8-bit RGBA -> 3 size_px size_px in [-1, 1]: crop to a square box, composite on `background` (3, in [0, 1]), resize.
+
+    Composited before the resize, so that the colour of transparent pixels cannot bleed in; antialiased bicubic.
+    """
+    rgba = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1).float() / 255  # 4 H W
+    rgb, alpha = rgba[:3], rgba[3:]
+    composited = alpha * rgb + (1 - alpha) * background.view(3, 1, 1)
+    resized = F.interpolate(composited[None], size=(size_px, size_px), mode="bicubic", antialias=True)[0]
+    return resized.clamp(0, 1) * 2 - 1

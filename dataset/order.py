@@ -1,0 +1,44 @@
+"""Sample number n -> record, and which samples of a step are a rank's: pure functions, the same on every rank."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from utils.randomness import generator
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_records: int) -> torch.Tensor:
+    return torch.randperm(num_records, generator=generator(seed, epoch, "order"))
+
+
+def record_index(seed: int, n: int, num_records: int) -> int:
+    """The record of sample n: epoch after epoch a fresh permutation, so that each epoch holds every record once."""
+    epoch, place = divmod(n, num_records)
+    return int(_epoch_order(seed, epoch, num_records)[place])
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's share of the samples: step s holds samples s * global_batch ... (s + 1) * global_batch - 1.
+
+    Within a step, micro-step by micro-step, rank by rank: who computes a sample changes with ranks, batch size and
+    accumulation, which samples make up a step only with their product.
+    """
+
+    rank: int
+    num_ranks: int
+    batch_size: int
+    grad_accum_steps: int
+
+    @property
+    def global_batch(self) -> int:
+        return self.num_ranks * self.batch_size * self.grad_accum_steps
+
+    def micro_batches(self, first_step: int, last_step: int) -> Iterator[list[int]]:
+        """The sample numbers of this rank's micro-batches of steps first_step ... last_step - 1, in order."""
+        for micro_step in range(first_step * self.grad_accum_steps, last_step * self.grad_accum_steps):
+            start = (micro_step * self.num_ranks + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))

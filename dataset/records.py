@@ -1,0 +1,97 @@
+"""svd_meta.jsonl -> OrbitRecord. Every line is checked when the file is opened; every error names file:line."""
+
+import json
+import math
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.config import UserError
+
+MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
+
+
+@dataclass(frozen=True)
+class OrbitRecord:
+    """One line: N views once around an object, in order of azimuth, counter-clockwise seen from above."""
+
+    id: str
+    image_paths: tuple[str, ...]  # relative to data.root
+    elevations_deg: tuple[float, ...]  # of each view, [-90, 90]
+    place: str  # file:line
+
+
+class Records:
+    """The records of a jsonl file. Holds 8 bytes a line (offsets), so that a million lines cost workers nothing."""
+
+    def __init__(self, path: str, num_frames: int):
+        """Raises UserError with file:line for the first line that is not a record of k x `num_frames` views."""
+        self.path, self.num_frames = Path(path), num_frames
+        offsets, lines, offset = [], [], 0
+        try:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        parse_record(line, f"{self.path}:{number}", num_frames)
+                        offsets.append(offset)
+                        lines.append(number)
+                    offset += len(line)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read: {error.strerror}") from None
+        if not offsets:
+            raise UserError(f"{self.path}: holds no record")
+        self._offsets, self._lines = np.array(offsets), np.array(lines, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> OrbitRecord:
+        with open(self.path, "rb") as file:
+            file.seek(self._offsets[index])
+            return parse_record(file.readline(), f"{self.path}:{self._lines[index]}", self.num_frames)
+
+
+def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
+    """One jsonl line -> OrbitRecord. Raises UserError naming `place` if it does not hold k x `num_frames` views."""
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{place}: expected an object with image_path and elevation, found {type(raw).__name__}")
+    for key in ("image_path", "elevation"):
+        if not isinstance(raw.get(key), list):
+            raise UserError(f"{place}: '{key}' must be a list, one entry per view" + ("" if key in raw else "; it is missing"))
+    paths, elevations = raw["image_path"], raw["elevation"]
+    if not paths or len(paths) % num_frames:
+        raise UserError(f"{place}: an orbit holds {num_frames} views or a multiple of it, found {len(paths)}")
+    if len(elevations) != len(paths):
+        raise UserError(f"{place}: expected {len(paths)} elevations, found {len(elevations)}")
+    _check_paths(paths, place)
+    _check_elevations(elevations, place)
+    record_id = raw.get("id", posixpath.dirname(paths[0]) or posixpath.splitext(paths[0])[0])
+    if not isinstance(record_id, (str, int)):
+        raise UserError(f"{place}: 'id' must be a text or an integer, found {record_id!r}")
+    return OrbitRecord(str(record_id), tuple(paths), tuple(map(float, elevations)), place)
+
+
+def _check_paths(paths: list, place: str) -> None:
+    for path in paths:
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise UserError(f"{place}: expected an image path, found {path!r}")
+        if path[0] == "/" or "\\" in path or ".." in path and ".." in path.split("/"):
+            raise UserError(f"{place}: '{path}' leaves data.root; paths are relative to it, with / and without ..")
+
+
+def _check_elevations(elevations: list, place: str) -> None:
+    for elevation in elevations:
+        if type(elevation) not in (int, float) or not math.isfinite(elevation) or abs(elevation) > 90:
+            raise UserError(f"{place}: an elevation is a number of degrees in [-90, 90], found {elevation!r}")
+    spread = max(elevations) - min(elevations)
+    if spread > MAX_ELEVATION_SPREAD_DEG:
+        raise UserError(
+            f"{place}: elevations vary by {spread:g} degrees, more than {MAX_ELEVATION_SPREAD_DEG};"
+            " an orbit is at constant elevation"
+        )

@@ -1,0 +1,66 @@
+"""The torch Dataset: sample number -> the views of one orbit, starting anywhere on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.images import object_box, open_rgba, square_box, to_view
+from dataset.order import record_index
+from dataset.records import OrbitRecord, Records
+from utils.config import Data, UserError
+from utils.randomness import generator
+
+WHITE = torch.ones(3)
+
+
+@dataclass(frozen=True)
+class Orbit:
+    """A sample, or a batch of them: view 0 is the input view."""
+
+    pixels: Tensor  # (B) F 3 H W in [-1, 1]
+    elevation_deg: Tensor  # (B), fp32, of the input view
+    n: list[int]  # sample numbers
+    places: list[str]  # file:line of the records
+
+
+def load_orbit(record: OrbitRecord, data: Data, start: int, background: Tensor, n: int) -> Orbit:
+    """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
+    num_views = len(record.image_paths)
+    places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(data.num_frames)]
+    paths = [Path(data.root, record.image_paths[place]) for place in places]
+    images = [open_rgba(path) for path in paths]
+    for path, image in zip(paths, images):
+        if image.size != images[0].size:
+            raise UserError(f"{record.place}: {path} is {image.size}, the orbit's other views are {images[0].size}")
+    if data.object_fill is None:
+        box = square_box(images[0].size)
+    else:
+        box = object_box([image.getchannel("A") for image in images], data.object_fill)
+    pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
+    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
+
+
+class OrbitViews(Dataset):
+    """Training samples: `views[n]` for any n >= 0. Everything random about a sample follows from (seed, n)."""
+
+    def __init__(self, records: Records, data: Data, seed: int):
+        self.records, self.data, self.seed = records, data, seed
+
+    def __getitem__(self, n: int) -> Orbit:
+        record = self.records[record_index(self.seed, n, len(self.records))]
+        random = generator(self.seed, n, "view")
+        start = int(torch.randint(len(record.image_paths), (), generator=random))
+        colour = torch.rand(3, generator=random)
+        return load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE, n)
+
+
+def collate(orbits: list[Orbit]) -> Orbit:
+    return Orbit(
+        torch.stack([orbit.pixels for orbit in orbits]),
+        torch.stack([orbit.elevation_deg for orbit in orbits]),
+        [n for orbit in orbits for n in orbit.n],
+        [place for orbit in orbits for place in orbit.places],
+    )

@@ -1,0 +1,46 @@
+"""SVD-MV's one door: `main.py COMMAND [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
+    "check": "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
+    "tiny_base": "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
+    "dummy_objaverse": "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
+}
+
+
+def usage():
+    rows = "\n".join(f"  {name:<16} {line}" for name, line in COMMANDS.items())
+    return f"usage: python main.py COMMAND [CONFIG.yaml] [section.key=value ...]\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
+
+
+def main(argv):
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    if sys.version_info < (3, 11):
+        print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
+        return 2
+    from utils.config import SCHEMAS, UserError, describe, load_config
+
+    command, arguments = argv[0], argv[1:]
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command '{command}'; the commands are: {', '.join(COMMANDS)}")
+        if "-h" in arguments or "--help" in arguments:
+            print(f"{COMMANDS[command]}\n\n{describe(SCHEMAS[command])}")
+            return 0
+        cfg = load_config(SCHEMAS[command], arguments)
+        getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
+    except UserError as error:
+        # A data loader's worker puts its traceback in front of the message; the message itself is one line.
+        line = str(error).splitlines()[-1].removeprefix("utils.config.UserError: ")
+        print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

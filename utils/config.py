@@ -1,0 +1,251 @@
+"""The typed schema of every command, and its loading from a YAML and `section.key=value` words.
+
+Frozen and complete: an unknown key, a wrong type and a missing value are errors, all reported at once.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+
+class UserError(ValueError):
+    """What a user can fix: `main.py` prints its (one-line) message and exits with 2, without a traceback."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def key(default, text: str, unit: str = "", **limits):
+    """A config key: its default (`...` = required), one line of help, its unit, and pydantic's limits (ge, lt, ...)."""
+    return Field(default, description=text, json_schema_extra={"unit": unit}, **limits)
+
+
+AddedTimeId = Literal["fps_id", "motion_bucket_id", "noise_aug_strength", "elevation_deg"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Run(Section):
+    name: str = key(..., "the run's folder is run.dir/run.name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    dir: str = key("runs", "where runs live", "folder")
+    seed: int = key(0, "every random number of sample n follows from (seed, n)", ge=0)
+    tracker: Literal["wandb", "tensorboard", "none"] = key("none", "where scalars and videos go, beside metrics.jsonl")
+    project: str = key("svd-mv", "wandb's project")
+    resume: Literal["auto", "never", "must"] = key("auto", "go on from the newest checkpoint: if there is one, never, or fail without one")
+    allow_changed: tuple[str, ...] = key((), "keys of model.* and noise.* that may differ from the checkpoint's")
+
+
+class Data(Section):
+    root: str = key(..., "what image_path is relative to", "folder")
+    meta: str = key(..., "svd_meta.jsonl of the training orbits", "file")
+    num_frames: int = key(21, "views of one full circle; an orbit holds k times as many", "views", ge=2)
+    size_px: int = key(576, "side of the square views", "pixels", ge=8, multiple_of=8)
+    background: Literal["white", "random"] = key("white", "what alpha is composited on; random: one colour per sample")
+    object_fill: Annotated[float, Field(gt=0, le=1)] | None = key(
+        None, "crop all views of an orbit to one square that the object fills to this fraction; null: no crop", "fraction"
+    )
+    num_workers: int = key(4, "loading processes per training process", "processes", ge=0)
+
+
+class Model(Section):
+    base: str = key(..., "hub id, or a folder in the diffusers SVD layout")
+    revision: str | None = key(None, "hub revision of the base")
+    variant: str | None = key(None, "weight files' variant, as fp16")
+    added_time_ids: tuple[AddedTimeId, ...] = key(
+        ("fps_id", "elevation_deg", "noise_aug_strength"), "the ids the UNet embeds, in this order"
+    )
+    train: Literal["all", "temporal", "spatial"] = key("all", "which UNet modules are trained")
+    gradient_checkpointing: bool = key(False, "recompute activations in backward: less memory, slower")
+    compile: bool = key(False, "torch.compile of every transformer block")
+    encode_chunk: int = key(7, "views the frozen VAE encodes at a time", "views", ge=1)
+
+    @field_validator("added_time_ids")
+    @classmethod
+    def _ids_differ(cls, ids):
+        if not ids or len(set(ids)) != len(ids):
+            raise ValueError("must name at least one id, each once")
+        return ids
+
+
+class Noise(Section):
+    P_mean: float = key(1.0, "mean of ln sigma (1.0 at 576 px, 0.7 at 320 px and below)")
+    P_std: float = key(1.6, "standard deviation of ln sigma", gt=0)
+    cond_P_mean: float = key(-3.0, "mean of ln noise_aug_strength, the noise added to the input view")
+    cond_P_std: float = key(0.5, "standard deviation of ln noise_aug_strength", ge=0)
+    cond_dropout: float = key(0.1, "probability that a sample loses both image conditions", "0 to 1", ge=0, le=1)
+
+
+class Optim(Section):
+    name: Literal["adamw", "sgd"] = key("adamw", "optimizer")
+    learning_rate: float = key(1e-5, "peak learning rate", gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = key("constant", "after the warm-up; cosine and linear end at 0")
+    warmup_steps: int = key(0, "linear warm-up", "steps", ge=0)
+    betas: tuple[Fraction, Fraction] = key((0.9, 0.999), "AdamW's betas; without effect for sgd")
+    weight_decay: float = key(0.01, "decoupled for adamw, L2 for sgd", ge=0)
+    max_grad_norm: float = key(1.0, "clip the global gradient norm to this", gt=0)
+
+
+class Train(Section):
+    max_steps: int = key(..., "length of the run", "optimizer steps", ge=1)
+    batch_size: int = key(1, "per process and micro-step", "orbits", ge=1)
+    grad_accum_steps: int = key(1, "micro-steps per optimizer step", "micro-steps", ge=1)
+    save_every_steps: int = key(500, "checkpoint; always at the end too; 0: only at the end", "steps", ge=0)
+    log_every_steps: int = key(10, "a line of metrics", "steps", ge=1)
+    keep_last: int = key(3, "newest checkpoints that are kept", "checkpoints", ge=1)
+    keep_every_steps: int = key(0, "checkpoints at multiples of this are kept for good; 0: none", "steps", ge=0)
+    ema_decay: float = key(0.9999, "of the fp32 average of the trained weights", ge=0, lt=1)
+
+
+class Validate(Section):
+    every_steps: int = key(500, "validate, and at the end; 0: never", "steps", ge=0)
+    meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
+    num_records: int = key(4, "how many of them, from the first", "records", ge=1)
+    num_inference_steps: int = key(25, "Euler steps per video", "steps", ge=2)
+    guidance_min: float = key(1.0, "guidance of the input view", ge=0)
+    guidance_max: float = key(2.5, "guidance of the view from behind", ge=0)
+    noise_aug_strength: float = key(0.02, "noise on the input view", ge=0)
+    decode_chunk: int = key(7, "views the VAE decodes at a time; changes the result a little", "views", ge=1)
+
+    @model_validator(mode="after")
+    def _guidance_in_order(self):
+        if self.guidance_min > self.guidance_max:
+            raise ValueError(f"guidance_min {self.guidance_min} is above guidance_max {self.guidance_max}")
+        return self
+
+
+class TrainConfig(Section):
+    run: Run
+    data: Data
+    model: Model
+    noise: Noise = Noise()
+    optim: Optim = Optim()
+    train: Train
+    validate_: Validate = Field(alias="validate")  # `validate` itself is a method of pydantic's models
+
+    @model_validator(mode="after")
+    def _warmup_fits(self):
+        if self.optim.warmup_steps > self.train.max_steps:
+            raise ValueError(f"optim.warmup_steps {self.optim.warmup_steps} is above train.max_steps {self.train.max_steps}")
+        return self
+
+
+class TinyBase(Section):
+    out: str = key("tiny_svd", "where to write it", "folder")
+    seed: int = key(0, "of the random weights", ge=0)
+
+
+class TinyBaseConfig(Section):
+    tiny_base: TinyBase = TinyBase()
+
+
+class DummyObjaverse(Section):
+    out: str = key("dummy_objaverse", "where the views go; the jsonl files are written beside it", "folder")
+    size_px: int = key(128, "side of the views", "pixels", ge=16)
+
+
+class DummyObjaverseConfig(Section):
+    dummy_objaverse: DummyObjaverse = DummyObjaverse()
+
+
+SCHEMAS = {"train": TrainConfig, "check": TrainConfig, "tiny_base": TinyBaseConfig, "dummy_objaverse": DummyObjaverseConfig}
+
+
+def sections(schema: type[Section]) -> dict[str, type[Section]]:
+    return {field.alias or name: field.annotation for name, field in schema.model_fields.items()}
+
+
+def dotted_keys(schema: type[Section]) -> list[str]:
+    return [f"{name}.{field}" for name, section in sections(schema).items() for field in section.model_fields]
+
+
+def describe(schema: type[Section]) -> str:
+    """The keys of a command, a line each: name, type, default, unit, meaning."""
+    rows = []
+    for name, section in sections(schema).items():
+        for field_name, field in section.model_fields.items():
+            default = "required" if field.is_required() else json.dumps(field.default)
+            spec = section.model_json_schema()["properties"][field_name]
+            unit = f" [{field.json_schema_extra['unit']}]" if field.json_schema_extra["unit"] else ""
+            rows.append(f"  {name}.{field_name}: {_type_name(spec)} = {default}{unit}\n      {field.description}")
+    return "keys, as `section:` and `key:` in the YAML or as section.key=value:\n" + "\n".join(rows)
+
+
+def _type_name(spec: dict) -> str:
+    if "anyOf" in spec:
+        return " | ".join(_type_name(option) for option in spec["anyOf"])
+    if "enum" in spec:
+        return " | ".join(spec["enum"])
+    return {"array": "list", "number": "float", "integer": "int", "string": "text", "boolean": "true | false"}.get(spec["type"], spec["type"])
+
+
+def load_config(schema: type[Section], arguments: list[str]) -> Section:
+    """`[CONFIG.yaml] [section.key=value ...]` -> the validated config. Raises UserError with every mistake in one line."""
+    raw, source = {}, "command line"
+    if arguments and "=" not in arguments[0]:
+        source, arguments = arguments[0], arguments[1:]
+        raw = _read_yaml(Path(source))
+    for word in arguments:
+        _override(schema, raw, word)
+    try:
+        # Through JSON, so that pydantic's strict mode takes a list for a tuple but no "3", true or 3.0 for a 3.
+        return schema.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_explain(schema, item) for item in error.errors())) from None
+    except TypeError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def to_yaml(cfg: Section, stream) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.dump(cfg.model_dump(mode="json", by_alias=True), stream)
+
+
+def _read_yaml(path: Path) -> dict:
+    """YAML 1.2 (so that 1e-5 is a number, `no` a word and 1:30 a text); a key written twice is an error."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            raw = YAML(typ="safe", pure=True).load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not valid YAML"
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {' '.join(problem.split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections with keys, found {type(raw).__name__}")
+    return raw
+
+
+def _override(schema: type[Section], raw: dict, word: str) -> None:
+    name, equals, text = word.partition("=")
+    section, dot, field = name.partition(".")
+    if not (equals and dot and section and field):
+        raise UserError(f"'{word}': expected section.key=value")
+    if not isinstance(raw.setdefault(section, {}), dict):
+        raise UserError(f"{section}: expected keys, found {raw[section]!r}")
+    known = sections(schema).get(section)
+    if known is not None and field in known.model_fields and known.model_fields[field].annotation is str:
+        raw[section][field] = text  # a text stays as it was typed, 001 included
+        return
+    try:
+        raw[section][field] = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise UserError(f"{name}: '{text}' is not a YAML value") from None
+
+
+def _explain(schema: type[Section], item: dict) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "config"
+    if item["type"] == "extra_forbidden":
+        candidates = dotted_keys(schema) if "." in name else list(sections(schema))
+        nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
+        return f"{name}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    if item["type"] == "missing":
+        return f"{name}: missing"
+    if item["type"] == "value_error":
+        return f"{name}: {item['ctx']['error']}"
+    return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, found {item['input']!r}"
