@@ -127,12 +127,6 @@ class TrainConfig(Section):
     train: Train
     validate_: Validate = Field(alias="validate")  # `validate` itself is a method of pydantic's models
 
-    @model_validator(mode="after")
-    def _warmup_fits(self):
-        if self.optim.warmup_steps > self.train.max_steps:
-            raise ValueError(f"optim.warmup_steps {self.optim.warmup_steps} is above train.max_steps {self.train.max_steps}")
-        return self
-
 
 class TinyBase(Section):
     out: str = key("tiny_svd", "where to write it", "folder")

@@ -1,0 +1,23 @@
+"""`main.py check`: the resolved config and what follows from it, without training or loading weights."""
+
+import io
+import os
+
+from dataset.records import Records
+from models.svd import choose_trainable, find_base, unet_skeleton
+from utils.config import TrainConfig, to_yaml
+
+
+def check(cfg: TrainConfig) -> None:
+    text = io.StringIO()
+    to_yaml(cfg, text)
+    records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validate_.meta))
+    trained = choose_trainable(unet_skeleton(find_base(cfg.model).unet, cfg.model), cfg.model.train)
+    print(f"{text.getvalue()}\n# {trained}")
+    print(f"# {len(records)} training and {len(held_out)} held-out records")
+    share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
+    print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")
+    for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):
+        global_batch = num_processes * cfg.train.batch_size * cfg.train.grad_accum_steps
+        samples = global_batch * cfg.train.max_steps
+        print(f"# {num_processes} process(es): global batch {global_batch}, {samples:,} samples, {samples / len(records):,.2f} epochs")

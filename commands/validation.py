@@ -1,0 +1,118 @@
+"""Held-out orbits -> losses, metrics, videos and sheets: what training calls every N steps, with weights it does not own."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from dataset.records import Records
+from dataset.views import WHITE, load_orbit
+from models.conditioning import Conditioning, orbit_guidance
+from models.encoders import Encoders
+from models.objective import denoising_loss
+from models.sampling import karras_sigmas, sample_views
+from models.svd import Svd
+from utils.config import Data, Section, Validate
+from utils.ema import Ema
+from utils.metrics import psnr, ssim
+from utils.randomness import generator
+from utils.video import contact_sheet, to_uint8, write_mp4
+from utils.weights import lend_unet
+
+LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)  # fixed, as are seed and noise: the loss compares between steps and between runs
+SEED = 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out orbit on the device: its views from view 0 on white, its latents, its conditioning and its noise."""
+
+    name: str
+    pixels: Tensor  # F 3 H W
+    latents: Tensor  # 1 F 4 h w
+    cond: Conditioning
+    noise: Tensor  # 1 F 4 h w
+
+
+def encode_held_out(index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device) -> HeldOut:
+    orbit = load_orbit(records[index], data, start=0, background=WHITE, n=index)
+    pixels = orbit.pixels.to(device)
+    latents = encoders.latents(pixels[None])
+    random = generator(SEED, index, "validation")
+    noise = torch.randn(latents.shape, generator=random).to(device)
+    cond_noise = torch.randn(pixels[:1].shape, generator=random).to(device)
+    strength = torch.tensor([validate.noise_aug_strength], device=device)
+    cond = encoders.condition(pixels[:1], orbit.elevation_deg[None].to(device), strength, cond_noise)
+    name = f"{index:03d}_" + re.sub(r"[^\w.-]", "_", records[index].id)[:80]
+    return HeldOut(name, pixels, latents, cond, noise)
+
+
+@torch.no_grad()
+def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
+    """The training objective at LOSS_SIGMAS with the orbit's fixed noise: each, and their mean."""
+    losses = {}
+    for sigma in LOSS_SIGMAS:
+        sigmas = torch.tensor([sigma], device=orbit.latents.device)
+        losses[f"loss_sigma_{sigma:g}"] = denoising_loss(unet, orbit.latents, orbit.cond, sigmas, orbit.noise).item()
+    return {"loss": sum(losses.values()) / len(losses)} | losses
+
+
+def sample_orbit(unet: nn.Module, orbit: HeldOut, svd: Svd, validate: Validate) -> Tensor:
+    """F 3 H W in [-1, 1], view 0 at the input's azimuth."""
+    sigmas = karras_sigmas(validate.num_inference_steps, svd.sigma_min, svd.sigma_max)
+    guidance = orbit_guidance(orbit.latents.shape[1], validate.guidance_min, validate.guidance_max)
+    latents = sample_views(unet, orbit.cond, orbit.noise, sigmas, guidance)
+    return svd.encoders.decode(latents[0], validate.decode_chunk)
+
+
+def orbit_metrics(views: Tensor, targets: Tensor) -> dict[str, float]:
+    """PSNR and SSIM of F 3 H W in [-1, 1] over the novel views (all but the input's) and over all, beside the input repeated."""
+    rows = {}
+    for prefix, candidate in (("", views), ("input_repeated_", targets[:1].expand_as(targets))):
+        for name, metric in (("psnr", psnr), ("ssim", ssim)):
+            per_view = metric((candidate + 1) / 2, (targets + 1) / 2)
+            rows[f"{prefix}{name}_novel"] = per_view[1:].mean().item()
+            rows[f"{prefix}{name}_all"] = per_view.mean().item()
+    return rows
+
+
+def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
+    """NAME.mp4 (input | target | sample, side by side) and NAME.png (the same as a sheet)."""
+    target, sample = to_uint8(orbit.pixels), to_uint8(views)
+    frames = np.concatenate([np.broadcast_to(target[:1], target.shape), target, sample], axis=2)
+    write_mp4(folder / f"{orbit.name}.mp4", frames)
+    contact_sheet({"input": target[:1], "target": target, "sample": sample}).save(folder / f"{orbit.name}.png")
+
+
+def validate_orbits(
+    cfg: Section, records: Records, svd: Svd, model: nn.Module, ema: Ema, folder: Path, accelerator: Accelerator
+) -> tuple[dict[str, float], dict[str, Path]]:
+    """Means over the held-out records, and the videos by name. Collective: each rank does its share of the records.
+
+    The losses of the weights as they are and of their average; everything else is the average's.
+    """
+    validate = cfg.validate_
+    folder.mkdir(parents=True, exist_ok=True)
+    mine = range(accelerator.process_index, min(validate.num_records, len(records)), accelerator.num_processes)
+    orbits = [encode_held_out(i, records, cfg.data, validate, svd.encoders, accelerator.device) for i in mine]
+    unet = lend_unet(model, accelerator)
+    rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
+    del unet
+    with ema.in_place_of_masters():
+        unet = lend_unet(model, accelerator)
+        for orbit, row in zip(orbits, rows):
+            views = sample_orbit(unet, orbit, svd, validate)
+            row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
+            write_orbit(folder, orbit, views)
+    rows = sorted(gather_object(rows), key=lambda row: row["name"])
+    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "name"}
+    if accelerator.is_main_process:
+        report = {"mean": means, "records": rows, "settings": validate.model_dump()}
+        (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
+    return means, {row["name"]: folder / f"{row['name']}.mp4" for row in rows}

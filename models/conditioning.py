@@ -1,0 +1,60 @@
+"""What the network is told beside the noised latents: added_time_ids and their remap, dropout, guidance. All pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+STOCK_IDS = ("fps_id", "motion_bucket_id", "noise_aug_strength")
+# What a dropped id is folded at: SVD's usual values (fps 7 minus 1; the pipeline's defaults), and the middle of [-5, 30].
+USUAL_VALUE = {"fps_id": 6.0, "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, "elevation_deg": 12.5}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    latents: Tensor  # B 4 h w: VAE mode of the noise-augmented input view, not scaled
+    image_embeds: Tensor  # B 1 C: CLIP of the clean input view
+    added_time_ids: Tensor  # B n, fp32
+
+
+def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:
+    """B n ids in the order of `layout`, fp32: elevation in raw degrees, the ids we do not vary at their usual values."""
+    given = {"elevation_deg": elevation_deg.float(), "noise_aug_strength": noise_aug_strength.float()}
+    columns = [given.get(name, torch.full_like(given["elevation_deg"], USUAL_VALUE[name])) for name in layout]
+    return torch.stack(columns, dim=1)
+
+
+def drop_conditions(cond: Conditioning, dropped: Tensor) -> Conditioning:
+    """Zero both image conditions of the samples in `dropped` (B, bool), as guidance does at inference; the ids stay."""
+    keep = (~dropped).to(cond.latents.dtype)
+    return replace(
+        cond, latents=cond.latents * keep.view(-1, 1, 1, 1), image_embeds=cond.image_embeds * keep.view(-1, 1, 1)
+    )
+
+
+def orbit_guidance(num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
+    """Guidance scale of each view (F): min at the input view, max at the view from behind, linear in azimuth between.
+
+    SV3D's triangle (arXiv 2403.12008): rising along the frames, as for videos, over-sharpens the last views, which are
+    next to the input.
+    """
+    azimuth_deg = torch.arange(num_frames) * 360 / num_frames
+    return guidance_min + (guidance_max - guidance_min) * (1 - (azimuth_deg - 180).abs() / 180)
+
+
+def remap_added_time_ids(
+    weight: Tensor, bias: Tensor, old: Sequence[str], new: Sequence[str], embed: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """`add_embedding.linear_1` for the ids `old` -> for the ids `new`, without changing what it computes.
+
+    weight: out x (len(old) * dim), bias: out; `embed`: k ids -> k x dim sinusoids. Columns of a kept id are copied, those
+    of a new id are zero, and a dropped id is folded into the bias at its usual value, in fp64.
+    """
+    dim = weight.shape[1] // len(old)
+    columns = dict(zip(old, weight.split(dim, dim=1)))
+    new_weight = torch.cat([columns.get(name, torch.zeros_like(weight[:, :dim])) for name in new], dim=1)
+    new_bias = bias.double()
+    for name in columns.keys() - set(new):
+        new_bias = new_bias + columns[name].double() @ embed(torch.tensor([USUAL_VALUE[name]]))[0].double()
+    return new_weight, new_bias.to(bias.dtype)

@@ -1,0 +1,53 @@
+"""EDM for sigma_data = 1 and a v-predicting network, as SVD uses it (Karras et al. 2022, arXiv 2206.00364, table 1).
+
+With x0 the scaled latents and n ~ N(0, I): noised = x0 + sigma n, D = c_skip noised + c_out F(c_in noised, c_noise).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from models.conditioning import Conditioning
+
+
+class Coefficients(NamedTuple):
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+def coefficients(sigma: Tensor) -> Coefficients:
+    """The preconditioning of a network that predicts v, in fp32: sigma > 0, any shape."""
+    scale = (sigma.square() + 1).rsqrt()
+    return Coefficients(c_skip=scale.square(), c_out=-sigma * scale, c_in=scale, c_noise=sigma.log() / 4)
+
+
+def loss_weight(sigma: Tensor) -> Tensor:
+    """EDM weight for sigma_data = 1, chosen so that loss_weight * c_out**2 == 1."""
+    return (sigma.square() + 1) / sigma.square()
+
+
+def draw_sigma(random: Generator, P_mean: float, P_std: float) -> Tensor:
+    """One sigma, ln sigma ~ N(P_mean, P_std**2): from randn in fp32, which can give neither 0 nor infinity."""
+    return (P_mean + P_std * torch.randn((), generator=random)).exp()
+
+
+def denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+    """D(noised; sigma): the estimate of x0. noised: B F 4 h w, sigma: B, both fp32; so is the result.
+
+    `unet` is called as it is given, so pass the *prepared* one when training: gradients of a module taken out of its
+    wrapper are not synchronised.
+    """
+    c_skip, c_out, c_in, _ = (c.view(-1, 1, 1, 1, 1) for c in coefficients(sigma))
+    return c_skip * noised + c_out * network_output(unet, c_in * noised, coefficients(sigma).c_noise, cond)
+
+
+def network_output(unet: nn.Module, scaled: Tensor, c_noise: Tensor, cond: Conditioning) -> Tensor:
+    """F: the network's v. Here alone the compute type enters; c_noise and ids stay fp32 up to their sinusoids."""
+    dtype = next(unet.parameters()).dtype  # bf16 in a DeepSpeed engine; fp32 otherwise, where autocast does the rest
+    cond_latents = cond.latents[:, None].expand_as(scaled)
+    unet_input = torch.cat([scaled, cond_latents], dim=2)  # B F 8 h w
+    v = unet(unet_input.to(dtype), c_noise, cond.image_embeds.to(dtype), cond.added_time_ids, return_dict=False)[0]
+    return v.float()

@@ -1,0 +1,55 @@
+"""The frozen VAE and CLIP: pixels <-> latents, image embeddings, and the conditioning made of them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from models.conditioning import Conditioning, added_time_ids
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Everything here is fp32 and without gradients; pixels are in [-1, 1]."""
+
+    vae: AutoencoderKLTemporalDecoder
+    image_encoder: CLIPVisionModelWithProjection
+    layout: tuple[str, ...]
+    encode_chunk: int
+
+    def to(self, device: torch.device) -> "Encoders":
+        return replace(self, vae=self.vae.to(device), image_encoder=self.image_encoder.to(device))
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor) -> Tensor:
+        """B F 3 H W -> B F 4 h w: the VAE's mode x scaling_factor, `encode_chunk` views at a time."""
+        views = pixels.flatten(0, 1).split(self.encode_chunk)
+        modes = torch.cat([self.vae.encode(chunk).latent_dist.mode() for chunk in views])
+        return modes.unflatten(0, pixels.shape[:2]) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def image_embeds(self, view: Tensor) -> Tensor:
+        """B 3 H W -> B 1 C, with the preprocessing of SVD's pipeline: blur and bicubic to 224, normalised once."""
+        resized = (_resize_with_antialiasing(view, (224, 224)) + 1) / 2
+        mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        return self.image_encoder((resized - mean) / std).image_embeds[:, None]
+
+    @torch.no_grad()
+    def condition(self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor) -> Conditioning:
+        """The conditioning of input views (B 3 H W), noised in pixel space with strength x `cond_noise` for the VAE only."""
+        noised_view = view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise
+        return Conditioning(
+            latents=self.vae.encode(noised_view).latent_dist.mode(),  # not scaled: SVD was trained so
+            image_embeds=self.image_embeds(view),
+            added_time_ids=added_time_ids(self.layout, elevation_deg, noise_aug_strength),
+        )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, decode_chunk: int) -> Tensor:
+        """F 4 h w -> F 3 H W in [-1, 1]. The temporal decoder sees `decode_chunk` views at once, so the result depends on it."""
+        chunks = (latents / self.vae.config.scaling_factor).split(decode_chunk)
+        return torch.cat([self.vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks]).clamp(-1, 1)

@@ -1,0 +1,195 @@
+"""The parts of SVD: finding, loading and saving them in the diffusers layout, and what of the UNet is trained."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
+from diffusers.models.resnet import AlphaBlender, TemporalResnetBlock
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+
+from models.conditioning import STOCK_IDS, remap_added_time_ids
+from models.encoders import Encoders
+from utils.config import Model, UserError
+
+LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
+PARTS = ("unet", "vae", "image_encoder", "scheduler")
+
+
+@dataclass(frozen=True)
+class Svd:
+    unet: UNetSpatioTemporalConditionModel
+    encoders: Encoders
+    sigma_min: float
+    sigma_max: float
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the parts are: all in one folder, but for a checkpoint, which holds a UNet and names the base of the rest."""
+
+    unet: Path
+    rest: Path
+
+
+def find_base(model: Model) -> Base:
+    """`model.base` as folders; a hub id is downloaded (or found in the cache). Raises UserError saying how to get it."""
+    folder = Path(model.base)
+    meta = folder / "meta.json"
+    if meta.is_file():
+        trained_from = json.loads(meta.read_text())["config"]["model"]
+        return Base(folder, find_base(model.model_copy(update={"base": trained_from["base"]})).rest)
+    if not folder.is_dir():
+        folder = _download(model)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"model.base: '{model.base}' is not in the diffusers SVD layout: no folder {', '.join(missing)} in it;"
+            " download a whole repository, as with `hf download stabilityai/stable-video-diffusion-img2vid-xt`"
+        )
+    return Base(folder, folder)
+
+
+def _download(model: Model) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model.base) or model.base.startswith("."):
+        raise UserError(f"model.base: no folder '{model.base}' (and that is no hub id, which reads ORGANISATION/NAME)")
+    weights = f"*/*.{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
+    try:
+        return Path(
+            snapshot_download(
+                model.base,
+                revision=model.revision,
+                allow_patterns=["*.json", "*/*.json", weights],
+                ignore_patterns=None if model.variant else ["*.fp16*"],
+            )
+        )
+    except GatedRepoError:
+        why = "it is gated: accept its licence on its hub page, then log in with `hf auth login` (or set HF_TOKEN)"
+    except LocalEntryNotFoundError:
+        why = (
+            "the hub cannot be reached and the cache does not hold it: on a machine with network run"
+            f" `hf download {model.base}`, then copy the cache, or the repository as a folder, and set model.base to it"
+        )
+    except HfHubHTTPError as error:
+        why = f"the hub answered: {str(error).splitlines()[0]}; it may need `hf auth login`, or the name is not right"
+    raise UserError(f"model.base: '{model.base}' is no folder here, and as a hub repository {why}")
+
+
+def load_svd(base: Base, model: Model) -> Svd:
+    """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
+    folder = base.rest
+    unet = load_unet(base.unet, model if base.unet == folder else model.model_copy(update={"variant": None}))
+    vae = _load(AutoencoderKLTemporalDecoder, folder, "vae", model).requires_grad_(False).eval()
+    image_encoder = _load(CLIPVisionModelWithProjection, folder, "image_encoder", model).requires_grad_(False).eval()
+    scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
+    if scheduler.prediction_type != "v_prediction" or not (scheduler.sigma_min and scheduler.sigma_max):
+        raise UserError(f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so")
+    encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
+    return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
+
+
+def load_unet(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
+    unet = _load(UNetSpatioTemporalConditionModel, folder, "unet", model)
+    set_added_time_ids(unet, read_layout(folder / "unet", unet.config), model.added_time_ids)
+    return unet
+
+
+def unet_skeleton(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
+    """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
+    with torch.device("meta"):
+        unet = UNetSpatioTemporalConditionModel.from_config(UNetSpatioTemporalConditionModel.load_config(folder, subfolder="unet"))
+        _new_linear_1(unet, len(model.added_time_ids))
+    return unet
+
+
+def _load(cls, folder: Path, part: str, model: Model) -> nn.Module:
+    try:
+        loaded, info = cls.from_pretrained(
+            folder, subfolder=part, variant=model.variant, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder}/{part}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    wrong = [f"{kind}: {info[kind]}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
+    if wrong:
+        raise UserError(f"{folder}/{part}: the weights do not fit its config: {'; '.join(wrong)[:500]}")
+    return loaded
+
+
+def read_layout(unet_folder: Path, config) -> tuple[str, ...]:
+    """The ids that a saved UNet embeds, in order. Raises UserError if they do not fit its config."""
+    path = unet_folder / LAYOUT_FILE
+    layout = tuple(json.loads(path.read_text())["added_time_ids"]) if path.exists() else STOCK_IDS
+    num_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
+    if len(layout) != num_ids:
+        raise UserError(
+            f"{unet_folder}: this UNet embeds {num_ids} added time ids, but {path.name} names {len(layout)} (absent: SVD's three);"
+            f' write it, for example {{"added_time_ids": ["noise_aug_strength", "elevation_deg"]}}'
+        )
+    return layout
+
+
+def set_added_time_ids(unet: UNetSpatioTemporalConditionModel, old: Sequence[str], new: Sequence[str]) -> None:
+    """Change which ids `unet` embeds, in place, without changing its output for the usual values of the old ones."""
+    if tuple(old) == tuple(new):
+        return
+    linear = unet.add_embedding.linear_1
+    weight, bias = remap_added_time_ids(linear.weight.data, linear.bias.data, old, new, unet.add_time_proj)
+    _new_linear_1(unet, len(new))
+    unet.add_embedding.linear_1.load_state_dict({"weight": weight, "bias": bias})
+
+
+def _new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
+    width = num_ids * unet.config.addition_time_embed_dim
+    unet.add_embedding.linear_1 = nn.Linear(width, unet.add_embedding.linear_1.out_features)
+    unet.register_to_config(projection_class_embeddings_input_dim=width)
+
+
+def save_unet(unet: UNetSpatioTemporalConditionModel, state_dict: dict[str, Tensor], layout: Sequence[str], folder: Path) -> None:
+    """`state_dict` as a UNet folder that stock diffusers loads, with the names of its added time ids beside it."""
+    unet.save_config(folder)
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    save_torch_state_dict(state_dict, folder, filename_pattern=pattern, max_shard_size="10GB", metadata={"format": "pt"})
+    (folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
+
+
+TEMPORAL_MODULES = (TemporalBasicTransformerBlock, TemporalResnetBlock, AlphaBlender)
+
+
+def choose_trainable(unet: UNetSpatioTemporalConditionModel, train: str) -> str:
+    """Set requires_grad by module class (names mislead: time_mixer is temporal), and say what was chosen.
+
+    `temporal`: what mixes views; `spatial`: the rest. Both train `add_embedding` too: without it a new id, whose columns
+    start at zero, would stay without effect.
+    """
+    temporal = {id(parameter) for module in unet.modules() if isinstance(module, TEMPORAL_MODULES) for parameter in module.parameters()}
+    for module in unet.modules():
+        if isinstance(module, TransformerSpatioTemporalModel):
+            temporal |= {id(parameter) for parameter in module.time_pos_embed.parameters()}
+    both = {id(parameter) for parameter in unet.add_embedding.parameters()}
+    for parameter in unet.parameters():
+        chosen = train == "all" or id(parameter) in both or (id(parameter) in temporal) == (train == "temporal")
+        parameter.requires_grad_(chosen)
+    trained, total = count_parameters(unet)
+    return f"training {train}: {trained / 1e6:,.2f} M of the UNet's {total / 1e6:,.2f} M parameters"
+
+
+def count_parameters(unet: nn.Module) -> tuple[int, int]:
+    """(trainable, all)."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in unet.parameters()]
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def compile_blocks(unet: UNetSpatioTemporalConditionModel, backend: str = "inductor") -> None:
+    """torch.compile every transformer block on its own: one small graph each, and the names of the weights stay."""
+    for module in unet.modules():
+        if isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
+            module.compile(backend=backend)

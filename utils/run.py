@@ -1,0 +1,136 @@
+"""A run's surroundings: the Accelerator under any launcher, the run folder and its log, and requests to stop."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+from tqdm import tqdm
+
+from utils.config import Optim, Run, Section, Train, UserError, to_yaml
+
+log = logging.getLogger("svd_mv")
+
+
+def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
+    """The Accelerator of the launcher that started us. The YAML's batch, accumulation and clip value rule in every engine.
+
+    Raises UserError where processes were asked for that do not run or would not synchronise, and for fp16.
+    """
+    on_cpu = not torch.cuda.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+    _check_processes_asked_for()
+    accelerator = Accelerator(
+        cpu=on_cpu and not deepspeed,
+        gradient_accumulation_steps=train.grad_accum_steps,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else [],
+    )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise UserError(f"mixed_precision {accelerator.mixed_precision} of the launch file is not supported: use bf16 or no")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and accelerator.distributed_type == DistributedType.NO:
+        raise UserError("several processes were started, but they would not synchronise their gradients: see accelerate_config/")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["gradient_clipping"] = optim.max_grad_norm
+        settings["gradient_accumulation_steps"] = train.grad_accum_steps
+        settings["train_micro_batch_size_per_gpu"] = train.batch_size
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
+        settings["zero_force_ds_cpu_optimizer"] = False
+    set_seed(run.seed)  # for nothing of ours, which draws from the generator of sample n
+    return accelerator
+
+
+def _check_processes_asked_for() -> None:
+    """Refuse to go on when `accelerate launch` was asked for several processes and silently started one (MULTI_CPU)."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    words = parent.cmdline() if parent else []
+    launchers = [i for i, word in enumerate(words) if word in ("accelerate.commands.launch", "launch") or word.endswith("launch.py")]
+    if "WORLD_SIZE" in os.environ or not launchers or not any("accelerate" in word for word in words):
+        return
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    asked = launch_command_parser().parse_args(words[launchers[0] + 1 :])
+    num_processes = asked.num_processes
+    if num_processes is None and asked.config_file is not None:
+        num_processes = load_config_from_file(asked.config_file).num_processes
+    if (num_processes or 1) > 1:
+        raise UserError(
+            f"{num_processes} processes were asked for, but accelerate started one:"
+            " use distributed_type MULTI_GPU (with use_cpu: true on a CPU, as accelerate_config/cpu.yaml), not MULTI_CPU"
+        )
+
+
+def open_run(run: Run, accelerator: Accelerator) -> Path:
+    """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written."""
+    folder = Path(run.dir, run.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            (folder / "STOP").unlink(missing_ok=True)
+            _log_to(folder / "run.log")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+    log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def write_config(cfg: Section, folder: Path, accelerator: Accelerator) -> None:
+    """RUN/config.yaml: the resolved config."""
+    if accelerator.is_main_process:
+        with open(folder / "config.yaml", "w", encoding="utf-8") as file:
+            to_yaml(cfg, file)
+
+
+class _Console(logging.Handler):
+    """Lines to stdout, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def _log_to(path: Path) -> None:
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    for handler in (_Console(), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+    log.propagate = False
+
+
+class StopRequests:
+    """`touch RUN/STOP`, SIGTERM or SIGUSR1: finish the step, save, exit 0. A context manager that leaves handlers as found."""
+
+    def __init__(self, folder: Path):
+        self.file, self.signalled = folder / "STOP", False
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number, frame):
+        self.signalled = True
+
+    def pending(self) -> bool:
+        return self.signalled or self.file.exists()
+
+
+def any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Each flag, true if it is on any rank: one small all-reduce, so that all ranks decide alike."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [bool(count) for count in accelerator.reduce(counts, reduction="sum").tolist()]

@@ -1,0 +1,112 @@
+"""Where a run's numbers and videos go: always metrics.jsonl, and wandb or TensorBoard beside it."""
+
+import json
+from pathlib import Path
+
+from utils.config import Run, Section, UserError
+from utils.video import gif_bytes, read_mp4
+
+
+class Metrics:
+    """RUN/metrics.jsonl: one JSON object a line, each with its step. Cut back to `step` when opened, for a resumed run."""
+
+    def __init__(self, path: Path, step: int):
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+        self.path = path
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
+
+    def video(self, step: int, name: str, path: Path) -> None:
+        """Videos are files under RUN/validation already."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def video(self, step: int, name: str, path: Path) -> None:
+        # add_video needs moviepy 1 and writes nothing, silently, with 2; a GIF in an image summary is what it made.
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        frames = read_mp4(path)
+        _, height, width, channels = frames.shape
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=gif_bytes(frames))
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    def __init__(self, folder: Path, step: int, cfg: Section):
+        import wandb
+
+        id_file = folder / "wandb_id"
+        if not step or not id_file.exists():
+            id_file.write_text(wandb.util.generate_id())
+        try:
+            self.run = wandb.init(
+                project=cfg.run.project,
+                name=cfg.run.name,
+                id=id_file.read_text(),
+                resume="allow",
+                dir=folder,
+                config=cfg.model_dump(mode="json", by_alias=True),
+            )
+        except wandb.errors.UsageError as error:
+            raise UserError(
+                f"run.tracker: wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or set WANDB_MODE=offline,"
+                " or use run.tracker=tensorboard"
+            ) from None
+        # An axis of our own: wandb's counter drops whatever is logged at a step it has passed.
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.run.log({"step": step} | values)
+
+    def video(self, step: int, name: str, path: Path) -> None:
+        import wandb
+
+        self.run.log({"step": step, name: wandb.Video(str(path), format="mp4")})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Trackers:
+    """All of a run's trackers as one; on ranks other than the first, none."""
+
+    def __init__(self, folder: Path, step: int, cfg: Section, is_main_process: bool):
+        self.trackers = [Metrics(folder / "metrics.jsonl", step)] if is_main_process else []
+        if is_main_process and cfg.run.tracker == "tensorboard":
+            self.trackers.append(TensorBoard(folder, step))
+        if is_main_process and cfg.run.tracker == "wandb":
+            self.trackers.append(Wandb(folder, step, cfg))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.scalars(step, values)
+
+    def video(self, step: int, name: str, path: Path) -> None:
+        for tracker in self.trackers:
+            tracker.video(step, name, path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for tracker in self.trackers:
+            tracker.close()

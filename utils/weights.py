@@ -1,0 +1,57 @@
+"""The fp32 weights that are trained, wherever the engine keeps them: whole, cut into ranks' parts, beside a bf16 copy."""
+
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def master_parts(unet: nn.Module, optimizer) -> list[Tensor]:
+    """What this rank's optimizer steps: the trainable parameters, or under ZeRO this rank's flat fp32 parts of them."""
+    core = getattr(optimizer, "optimizer", optimizer)
+    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):  # ZeRO-1 and -2, ZeRO-3
+        if hasattr(core, name):
+            return list(getattr(core, name))
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
+
+
+def full_weights(unet: nn.Module, accelerator: Accelerator) -> Iterator[tuple[str, Tensor]]:
+    """(name, fp32 value) of each trainable parameter. Collective under ZeRO: every rank runs through all of it."""
+    if is_deepspeed(accelerator):
+        from deepspeed.utils import safe_get_full_fp32_param
+    for name, parameter in unet.named_parameters():
+        if parameter.requires_grad:
+            yield name, safe_get_full_fp32_param(parameter) if is_deepspeed(accelerator) else parameter.detach()
+
+
+@torch.no_grad()
+def restore_masters(unet: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a DeepSpeed engine its fp32 starting weights back: it made its masters from a bf16 copy."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    for name, parameter in unet.named_parameters():
+        if parameter.requires_grad:
+            safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+
+
+@torch.no_grad()
+def lend_unet(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The prepared model's UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
+
+    Its own forward can run on one rank alone, as the engine's cannot under ZeRO-3. It shares memory with the model where
+    the type is the same, so it is valid until the weights change.
+    """
+    unet = accelerator.unwrap_model(model)
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    state = {name: weight.detach().to(dtype) for name, weight in unet.state_dict().items()}
+    state |= {name: weight.to(dtype) for name, weight in full_weights(unet, accelerator)}
+    with torch.device("meta"):
+        lent = type(unet).from_config(unet.config)
+    lent.load_state_dict(state, assign=True)
+    return lent.requires_grad_(False).eval()
