@@ -13,14 +13,15 @@ COMMANDS = {
 
 def usage():
     rows = "\n".join(f"  {name:<16} {line}" for name, line in COMMANDS.items())
-    return f"usage: python main.py COMMAND [CONFIG.yaml] [section.key=value ...]\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
+    line = "usage: python main.py COMMAND [CONFIG.yaml] [section.key=value ...]"
+    return f"{line}\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
 
 
 def main(argv):
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
     from utils.config import SCHEMAS, UserError, describe, load_config

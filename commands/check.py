@@ -20,4 +20,6 @@ def check(cfg: TrainConfig) -> None:
     for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):
         global_batch = num_processes * cfg.train.batch_size * cfg.train.grad_accum_steps
         samples = global_batch * cfg.train.max_steps
-        print(f"# {num_processes} process(es): global batch {global_batch}, {samples:,} samples, {samples / len(records):,.2f} epochs")
+        print(
+            f"# {num_processes} process(es): global batch {global_batch}, {samples:,} samples, {samples / len(records):,.2f} epochs"
+        )

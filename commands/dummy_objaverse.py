@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dataset.dummy_objaverse import HELD_OUT, OBJECTS, elevations_deg, render_view
+from dataset.dummy_objaverse import HELD_OUT, elevations_deg, render_view
 from utils.config import DummyObjaverseConfig
 
 NUM_VIEWS = 21

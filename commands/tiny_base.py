@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from utils.config import TinyBaseConfig
@@ -15,10 +20,17 @@ def tiny_base(cfg: TinyBaseConfig) -> None:
     torch.manual_seed(cfg.tiny_base.seed)
     folder = Path(cfg.tiny_base.out)
     pipeline = StableVideoDiffusionPipeline(
-        vae=tiny_vae(), image_encoder=tiny_clip(), unet=tiny_unet(), scheduler=svd_scheduler(), feature_extractor=CLIPImageProcessor()
+        vae=tiny_vae(),
+        image_encoder=tiny_clip(),
+        unet=tiny_unet(),
+        scheduler=svd_scheduler(),
+        feature_extractor=CLIPImageProcessor(),
     )
     pipeline.save_pretrained(folder)
-    millions = {name: sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6 for name in ("unet", "vae", "image_encoder")}
+    millions = {
+        name: sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6
+        for name in ("unet", "vae", "image_encoder")
+    }
     print(f"{folder}: " + ", ".join(f"{name} {size:.2f} M" for name, size in millions.items()) + " parameters")
 
 
@@ -38,14 +50,22 @@ def tiny_unet() -> UNetSpatioTemporalConditionModel:
 def tiny_vae() -> AutoencoderKLTemporalDecoder:
     widths = (32, 32, 32, 32)
     return AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * len(widths), block_out_channels=widths, sample_size=64, scaling_factor=0.18215
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        sample_size=64,
+        scaling_factor=0.18215,
     )
 
 
 def tiny_clip() -> CLIPVisionModelWithProjection:
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=32, projection_dim=EMBED_DIM
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            patch_size=32,
+            projection_dim=EMBED_DIM,
         )
     )
 

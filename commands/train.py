@@ -22,7 +22,15 @@ from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
 from models.svd import choose_trainable, compile_blocks, find_base, load_svd, save_unet
-from utils.checkpoint import changed_keys, check_engine, find_checkpoint, load_checkpoint, prune, read_meta, save_checkpoint
+from utils.checkpoint import (
+    changed_keys,
+    check_engine,
+    find_checkpoint,
+    load_checkpoint,
+    prune,
+    read_meta,
+    save_checkpoint,
+)
 from utils.config import Noise, Optim, TrainConfig, UserError
 from utils.ema import Ema
 from utils.run import StopRequests, any_rank, make_accelerator, open_run, write_config
@@ -60,12 +68,18 @@ def train(cfg: TrainConfig) -> None:
         load_checkpoint(checkpoint, accelerator, model, optimizer, ema)
         log.info(f"resumed from {checkpoint}")
 
-    share = Share(accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps)
+    share = Share(
+        accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
+    )
     batches = iter(load_batches(records, cfg, share, first_step))
     log.info(f"{len(records)} records, {share.global_batch} orbits a step, {first_step} -> {last_step} steps")
 
     def save(step: int) -> None:
-        meta = {"step": step, "samples": step * share.global_batch, "config": cfg.model_dump(mode="json", by_alias=True)}
+        meta = {
+            "step": step,
+            "samples": step * share.global_batch,
+            "config": cfg.model_dump(mode="json", by_alias=True),
+        }
         meta["window"] = window.gathered(accelerator).to_json()
         write = lambda state_dict, path: save_unet(svd.unet, state_dict, cfg.model.added_time_ids, path)  # noqa: E731
         path = save_checkpoint(folder, meta, accelerator, model, optimizer, ema, frozen, write)
@@ -78,12 +92,19 @@ def train(cfg: TrainConfig) -> None:
         trackers.scalars(step, {f"val/{name}": value for name, value in means.items()})
         for name, video in videos.items():
             trackers.video(step, f"val/{name}", video)
-        log.info(f"step {step}: " + " ".join(f"val/{k} {means[k]:.4g}" for k in ("loss", "psnr_novel", "input_repeated_psnr_novel")))
+        log.info(
+            f"step {step}: "
+            + " ".join(f"val/{k} {means[k]:.4g}" for k in ("loss", "psnr_novel", "input_repeated_psnr_novel"))
+        )
 
     if validation_missing(first_step, cfg, folder):  # the run was stopped between saving and validating
         validate(first_step)
     hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
-    with trackers, StopRequests(folder) as stop, tqdm(total=last_step, initial=first_step, unit="step", disable=hide_bar) as bar:
+    with (
+        trackers,
+        StopRequests(folder) as stop,
+        tqdm(total=last_step, initial=first_step, unit="step", disable=hide_bar) as bar,
+    ):
         for step in range(first_step + 1, last_step + 1):
             started = time.perf_counter()
             lr = lr_at(step - 1, cfg.optim, last_step)
@@ -141,7 +162,9 @@ def validation_missing(step: int, cfg: TrainConfig, folder: Path) -> bool:
     return wanted and step > 0 and not (validation_folder(folder, step) / "metrics.json").exists()
 
 
-def prepare(unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, fresh: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+def prepare(
+    unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, fresh: bool
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The UNet and its optimizer, wrapped by the engine; what is trained starts from its fp32 weights under all of them."""
     if cfg.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()

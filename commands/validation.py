@@ -25,7 +25,13 @@ from utils.randomness import generator
 from utils.video import contact_sheet, to_uint8, write_mp4
 from utils.weights import lend_unet
 
-LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)  # fixed, as are seed and noise: the loss compares between steps and between runs
+LOSS_SIGMAS = (
+    0.1,
+    0.5,
+    2.0,
+    8.0,
+    32.0,
+)  # fixed, as are seed and noise: the loss compares between steps and between runs
 SEED = 0
 
 
@@ -40,7 +46,9 @@ class HeldOut:
     noise: Tensor  # 1 F 4 h w
 
 
-def encode_held_out(index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device) -> HeldOut:
+def encode_held_out(
+    index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device
+) -> HeldOut:
     orbit = load_orbit(records[index], data, start=0, background=WHITE, n=index)
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])

@@ -63,7 +63,9 @@ def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
         raise UserError(f"{place}: expected an object with image_path and elevation, found {type(raw).__name__}")
     for key in ("image_path", "elevation"):
         if not isinstance(raw.get(key), list):
-            raise UserError(f"{place}: '{key}' must be a list, one entry per view" + ("" if key in raw else "; it is missing"))
+            raise UserError(
+                f"{place}: '{key}' must be a list, one entry per view" + ("" if key in raw else "; it is missing")
+            )
     paths, elevations = raw["image_path"], raw["elevation"]
     if not paths or len(paths) % num_frames:
         raise UserError(f"{place}: an orbit holds {num_frames} views or a multiple of it, found {len(paths)}")
@@ -81,7 +83,7 @@ def _check_paths(paths: list, place: str) -> None:
     for path in paths:
         if not isinstance(path, str) or not path or "\0" in path:
             raise UserError(f"{place}: expected an image path, found {path!r}")
-        if path[0] == "/" or "\\" in path or ".." in path and ".." in path.split("/"):
+        if path[0] == "/" or "\\" in path or (".." in path and ".." in path.split("/")):
             raise UserError(f"{place}: '{path}' leaves data.root; paths are relative to it, with / and without ..")
 
 

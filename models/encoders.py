@@ -39,7 +39,9 @@ class Encoders:
         return self.image_encoder((resized - mean) / std).image_embeds[:, None]
 
     @torch.no_grad()
-    def condition(self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor) -> Conditioning:
+    def condition(
+        self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor
+    ) -> Conditioning:
         """The conditioning of input views (B 3 H W), noised in pixel space with strength x `cond_noise` for the VAE only."""
         noised_view = view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise
         return Conditioning(

@@ -37,7 +37,9 @@ def draw(seed: int, n: Sequence[int], noise: Noise, latent_shape: Sequence[int],
         noise_aug_strength = draw_sigma(random, noise.cond_P_mean, noise.cond_P_std)
         dropped = torch.rand((), generator=random) < noise.cond_dropout
         latent_noise = torch.randn(tuple(latent_shape), generator=random)
-        rows.append((sigma, noise_aug_strength, dropped, latent_noise, torch.randn(tuple(view_shape), generator=random)))
+        rows.append(
+            (sigma, noise_aug_strength, dropped, latent_noise, torch.randn(tuple(view_shape), generator=random))
+        )
     return Draws(*(torch.stack(column) for column in zip(*rows)))
 
 

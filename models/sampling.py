@@ -26,7 +26,9 @@ def sample_views(unet: nn.Module, cond: Conditioning, noise: Tensor, sigmas: Ten
     weight = guidance.view(1, -1, 1, 1, 1).to(noise)
     for sigma, next_sigma in zip(sigmas.to(noise.device), sigmas[1:].to(noise.device)):
         if guided:
-            without, with_ = denoise(unet, latents.repeat(2, 1, 1, 1, 1), sigma.expand(2 * len(noise)), _doubled(cond)).chunk(2)
+            without, with_ = denoise(
+                unet, latents.repeat(2, 1, 1, 1, 1), sigma.expand(2 * len(noise)), _doubled(cond)
+            ).chunk(2)
             denoised = without + weight * (with_ - without)
         else:
             denoised = denoise(unet, latents, sigma.expand(len(noise)), cond)

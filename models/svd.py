@@ -92,7 +92,9 @@ def load_svd(base: Base, model: Model) -> Svd:
     image_encoder = _load(CLIPVisionModelWithProjection, folder, "image_encoder", model).requires_grad_(False).eval()
     scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
     if scheduler.prediction_type != "v_prediction" or not (scheduler.sigma_min and scheduler.sigma_max):
-        raise UserError(f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so")
+        raise UserError(
+            f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so"
+        )
     encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
     return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
 
@@ -106,7 +108,9 @@ def load_unet(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
 def unet_skeleton(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
     """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
     with torch.device("meta"):
-        unet = UNetSpatioTemporalConditionModel.from_config(UNetSpatioTemporalConditionModel.load_config(folder, subfolder="unet"))
+        unet = UNetSpatioTemporalConditionModel.from_config(
+            UNetSpatioTemporalConditionModel.load_config(folder, subfolder="unet")
+        )
         _new_linear_1(unet, len(model.added_time_ids))
     return unet
 
@@ -114,7 +118,12 @@ def unet_skeleton(folder: Path, model: Model) -> UNetSpatioTemporalConditionMode
 def _load(cls, folder: Path, part: str, model: Model) -> nn.Module:
     try:
         loaded, info = cls.from_pretrained(
-            folder, subfolder=part, variant=model.variant, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder,
+            subfolder=part,
+            variant=model.variant,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{folder}/{part}: cannot be loaded: {str(error).splitlines()[0]}") from None
@@ -153,11 +162,15 @@ def _new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
     unet.register_to_config(projection_class_embeddings_input_dim=width)
 
 
-def save_unet(unet: UNetSpatioTemporalConditionModel, state_dict: dict[str, Tensor], layout: Sequence[str], folder: Path) -> None:
+def save_unet(
+    unet: UNetSpatioTemporalConditionModel, state_dict: dict[str, Tensor], layout: Sequence[str], folder: Path
+) -> None:
     """`state_dict` as a UNet folder that stock diffusers loads, with the names of its added time ids beside it."""
     unet.save_config(folder)
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
-    save_torch_state_dict(state_dict, folder, filename_pattern=pattern, max_shard_size="10GB", metadata={"format": "pt"})
+    save_torch_state_dict(
+        state_dict, folder, filename_pattern=pattern, max_shard_size="10GB", metadata={"format": "pt"}
+    )
     (folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
 
 
@@ -170,7 +183,12 @@ def choose_trainable(unet: UNetSpatioTemporalConditionModel, train: str) -> str:
     `temporal`: what mixes views; `spatial`: the rest. Both train `add_embedding` too: without it a new id, whose columns
     start at zero, would stay without effect.
     """
-    temporal = {id(parameter) for module in unet.modules() if isinstance(module, TEMPORAL_MODULES) for parameter in module.parameters()}
+    temporal = {
+        id(parameter)
+        for module in unet.modules()
+        if isinstance(module, TEMPORAL_MODULES)
+        for parameter in module.parameters()
+    }
     for module in unet.modules():
         if isinstance(module, TransformerSpatioTemporalModel):
             temporal |= {id(parameter) for parameter in module.time_pos_embed.parameters()}

@@ -51,7 +51,7 @@ def read_meta(checkpoint: Path) -> dict:
 
 
 def changed_keys(saved: dict, cfg: Section) -> list[str]:
-    """Dotted keys whose value differs from the saved config's. Raises UserError for model.* and noise.* not in run.allow_changed."""
+    """Keys whose value differs from the saved config's. Raises UserError for model.* and noise.* not in run.allow_changed."""
     now = cfg.model_dump(mode="json", by_alias=True)
     changed = [
         f"{section}.{key}"
@@ -86,7 +86,14 @@ def engine(accelerator: Accelerator) -> dict:
 
 
 def save_checkpoint(
-    run_folder: Path, meta: dict, accelerator: Accelerator, model: nn.Module, optimizer, ema: Ema, frozen: dict[str, Tensor], save_unet: SaveUnet
+    run_folder: Path,
+    meta: dict,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer,
+    ema: Ema,
+    frozen: dict[str, Tensor],
+    save_unet: SaveUnet,
 ) -> Path:
     """Collective. Written to a temporary folder, synced to disk, then renamed: at no moment is half a checkpoint in sight.
 
@@ -119,7 +126,9 @@ def save_checkpoint(
     return final
 
 
-def _save_weights(folder: Path, accelerator: Accelerator, model: nn.Module, frozen: dict[str, Tensor], save_unet: SaveUnet) -> None:
+def _save_weights(
+    folder: Path, accelerator: Accelerator, model: nn.Module, frozen: dict[str, Tensor], save_unet: SaveUnet
+) -> None:
     trained = {}
     for name, weight in full_weights(accelerator.unwrap_model(model), accelerator):
         if accelerator.is_main_process:

@@ -36,7 +36,9 @@ class Run(Section):
     seed: int = key(0, "every random number of sample n follows from (seed, n)", ge=0)
     tracker: Literal["wandb", "tensorboard", "none"] = key("none", "where scalars and videos go, beside metrics.jsonl")
     project: str = key("svd-mv", "wandb's project")
-    resume: Literal["auto", "never", "must"] = key("auto", "go on from the newest checkpoint: if there is one, never, or fail without one")
+    resume: Literal["auto", "never", "must"] = key(
+        "auto", "go on from the newest checkpoint: if there is one, never, or fail without one"
+    )
     allow_changed: tuple[str, ...] = key((), "keys of model.* and noise.* that may differ from the checkpoint's")
 
 
@@ -47,7 +49,9 @@ class Data(Section):
     size_px: int = key(576, "side of the square views", "pixels", ge=8, multiple_of=8)
     background: Literal["white", "random"] = key("white", "what alpha is composited on; random: one colour per sample")
     object_fill: Annotated[float, Field(gt=0, le=1)] | None = key(
-        None, "crop all views of an orbit to one square that the object fills to this fraction; null: no crop", "fraction"
+        None,
+        "crop all views of an orbit to one square that the object fills to this fraction; null: no crop",
+        "fraction",
     )
     num_workers: int = key(4, "loading processes per training process", "processes", ge=0)
 
@@ -146,7 +150,12 @@ class DummyObjaverseConfig(Section):
     dummy_objaverse: DummyObjaverse = DummyObjaverse()
 
 
-SCHEMAS = {"train": TrainConfig, "check": TrainConfig, "tiny_base": TinyBaseConfig, "dummy_objaverse": DummyObjaverseConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "check": TrainConfig,
+    "tiny_base": TinyBaseConfig,
+    "dummy_objaverse": DummyObjaverseConfig,
+}
 
 
 def sections(schema: type[Section]) -> dict[str, type[Section]]:
@@ -174,7 +183,9 @@ def _type_name(spec: dict) -> str:
         return " | ".join(_type_name(option) for option in spec["anyOf"])
     if "enum" in spec:
         return " | ".join(spec["enum"])
-    return {"array": "list", "number": "float", "integer": "int", "string": "text", "boolean": "true | false"}.get(spec["type"], spec["type"])
+    return {"array": "list", "number": "float", "integer": "int", "string": "text", "boolean": "true | false"}.get(
+        spec["type"], spec["type"]
+    )
 
 
 def load_config(schema: type[Section], arguments: list[str]) -> Section:

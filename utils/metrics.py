@@ -29,5 +29,7 @@ def ssim(views: Tensor, targets: Tensor) -> Tensor:
     var_x, var_y = blur(views * views) - mean_x**2, blur(targets * targets) - mean_y**2
     covariance = blur(views * targets) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    similarity = (
+        (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    )
     return similarity.mean(dim=(1, 2, 3))

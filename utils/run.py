@@ -30,9 +30,13 @@ def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else [],
     )
     if accelerator.mixed_precision not in ("no", "bf16"):
-        raise UserError(f"mixed_precision {accelerator.mixed_precision} of the launch file is not supported: use bf16 or no")
+        raise UserError(
+            f"mixed_precision {accelerator.mixed_precision} of the launch file is not supported: use bf16 or no"
+        )
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and accelerator.distributed_type == DistributedType.NO:
-        raise UserError("several processes were started, but they would not synchronise their gradients: see accelerate_config/")
+        raise UserError(
+            "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
+        )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["gradient_clipping"] = optim.max_grad_norm
@@ -51,7 +55,11 @@ def _check_processes_asked_for() -> None:
 
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []
-    launchers = [i for i, word in enumerate(words) if word in ("accelerate.commands.launch", "launch") or word.endswith("launch.py")]
+    launchers = [
+        i
+        for i, word in enumerate(words)
+        if word in ("accelerate.commands.launch", "launch") or word.endswith("launch.py")
+    ]
     if "WORLD_SIZE" in os.environ or not launchers or not any("accelerate" in word for word in words):
         return
     from accelerate.commands.config.config_args import load_config_from_file

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from utils.config import Run, Section, UserError
+from utils.config import Section, UserError
 from utils.video import gif_bytes, read_mp4
 
 

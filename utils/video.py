@@ -25,7 +25,14 @@ def write_mp4(path: Path, frames: np.ndarray) -> None:
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     size = (frames.shape[2], frames.shape[1])
     writer = imageio_ffmpeg.write_frames(
-        str(path), size, fps=FPS, codec="libx264", pix_fmt_out="yuv420p", quality=8, macro_block_size=2, ffmpeg_log_level="error"
+        str(path),
+        size,
+        fps=FPS,
+        codec="libx264",
+        pix_fmt_out="yuv420p",
+        quality=8,
+        macro_block_size=2,
+        ffmpeg_log_level="error",
     )
     writer.send(None)
     for frame in frames:

@@ -42,7 +42,10 @@ class Window:
         return cls(**saved)
 
     def means(self) -> dict[str, float]:
-        """loss, loss by sigma third, grad_norm; orbits/s and the wait for data per step. fsum is exact, so neither the order of ranks nor a resume shows."""
+        """loss, loss by sigma third, grad_norm; orbits/s and the wait for data per step.
+
+        fsum is exact, so that neither the order of the ranks nor a resume shows.
+        """
         thirds = {
             "loss": self.samples,
             "loss_low_sigma": [row for row in self.samples if row[1] < -_THIRD],
