@@ -1,0 +1,60 @@
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a hub
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+import torch
+
+from utils.config import TrainConfig, load_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+    """Paths in a YAML are relative to the working folder."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """tiny_cpu.yaml for a test: 32 px, no workers, validation off, in a run folder of its own."""
+
+    def make(*overrides: str) -> TrainConfig:
+        fast = (
+            f"run.dir={tmp_path}",
+            "run.tracker=none",
+            "data.size_px=32",
+            "data.num_workers=0",
+            "validate.every_steps=0",
+        )
+        return load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *fast, "train.log_every_steps=1", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def svd():
+    """The committed tiny SVD. Session-wide: whoever changes it works on a copy."""
+    from models.svd import find_base, load_svd
+
+    cfg = load_config(TrainConfig, [str(ROOT / "train_config/tiny_cpu.yaml"), f"model.base={ROOT / 'tiny_svd'}"])
+    return load_svd(find_base(cfg.model), cfg.model)
+
+
+@pytest.fixture(scope="session")
+def orbit_pixels():
+    """1 21 3 64 64 in [-1, 1]: the first training orbit."""
+    from dataset.records import Records
+    from dataset.views import WHITE, load_orbit
+    from utils.config import Data
+
+    data = Data(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
+    return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE, 0).pixels[None]
+
+
+@pytest.fixture
+def random():
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,72 @@
+"""The door: help is instant, and every user error is one line and exit code 2."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_help_is_fast_and_lists_the_commands():
+    started = time.perf_counter()
+    answer = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    for command in main.COMMANDS:
+        assert any(line.split()[:1] == [command] and len(line.split()) > 3 for line in answer.stdout.splitlines())
+    assert seconds < 5, "the promise is under a second on a quiet machine; heavy imports take ten"
+
+
+def test_help_imports_nothing_heavy():
+    code = "import main, sys; main.main(['--help']); print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip().endswith("[]")
+
+
+def test_train_help_lists_every_key_with_type_default_and_unit(capsys):
+    from utils.config import TrainConfig, dotted_keys
+
+    assert main.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for key in dotted_keys(TrainConfig):
+        assert f"  {key}: " in text
+    assert "  data.size_px: int = 576 [pixels]" in text
+    assert "  optim.schedule: constant | cosine | linear" in text
+    assert "  train.max_steps: int = required [optimizer steps]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["train"], "run: missing"),
+        (["train", "no.yaml"], "no.yaml: cannot be read"),
+        (["train", "train_config/tiny_cpu.yaml", "optim.learning_rat=1"], "did you mean optim.learning_rate?"),
+        (["train", "train_config/tiny_cpu.yaml", "learning_rate"], "expected section.key=value"),
+        (["train", "train_config/tiny_cpu.yaml", "data.meta=nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["check", "train_config/tiny_cpu.yaml", "model.base=nowhere/at/all"], "no folder 'nowhere/at/all'"),
+        (["check", "train_config/tiny_cpu.yaml", "model.base=stabilityai/nothing"], "hf download stabilityai/nothing"),
+        (["check", "train_config/tiny_cpu.yaml", "model.base=tests"], "not in the diffusers SVD layout"),
+        (["train", "train_config/tiny_cpu.yaml", "run.resume=must", "run.name=absent"], "there is no checkpoint in"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(words, fragment, capsys, tmp_path):
+    if words[0] == "train" and len(words) > 1:
+        words = [*words, f"run.dir={tmp_path}"]
+    assert main.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert fragment in captured.err
+
+
+def test_check_prints_the_config_and_what_follows(capsys):
+    assert main.main(["check", "train_config/tiny_cpu.yaml", "train.max_steps=160", "optim.warmup_steps=40"]) == 0
+    text = capsys.readouterr().out
+    assert "warmup_steps: 40" in text and "40 of 160 steps are warm-up (25 %)" in text
+    assert "1 process(es): global batch 2, 320 samples, 20.00 epochs" in text
+    assert "8 process(es): global batch 16, 2,560 samples, 160.00 epochs" in text
+    assert "training all: 1.39 M of the UNet's 1.39 M parameters" in text

@@ -1,0 +1,49 @@
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image
+
+from utils.video import contact_sheet, gif_bytes, read_mp4, to_uint8, write_mp4
+
+
+def gradient_frames(height=33, width=47):
+    frames = np.zeros((5, height, width, 3), np.uint8)
+    frames[..., 0] = np.linspace(0, 255, width)
+    frames[..., 1] = np.arange(5)[:, None, None] * 50
+    return frames
+
+
+def test_mp4_is_h264_yuv420p_of_even_size_and_holds_the_frames(tmp_path):
+    frames = gradient_frames()
+    write_mp4(tmp_path / "a.mp4", frames)
+    probe = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "a.mp4")], capture_output=True, text=True
+    ).stderr
+    assert "h264" in probe and "yuv420p" in probe and "48x34" in probe
+    back = read_mp4(tmp_path / "a.mp4")[:, :33, :47]
+    assert back.shape == frames.shape
+    assert np.abs(back.astype(int) - frames).mean() < 6
+
+
+def test_gif_holds_every_frame():
+    import io
+
+    assert Image.open(io.BytesIO(gif_bytes(gradient_frames()))).n_frames == 5
+
+
+def test_to_uint8_maps_the_ends_of_the_range():
+    assert to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 1, 1))[:, 0, 0, 0].tolist() == [
+        0,
+        128,
+        255,
+        255,
+    ]
+
+
+def test_sheet_shows_each_tile_in_its_row_and_column():
+    red, blue = (np.full((2, 8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    sheet = contact_sheet({"first": red[:1], "second": blue})
+    assert sheet.getpixel((100, 40)) == (255, 0, 0) and sheet.getpixel((200, 40)) == (255, 255, 255)
+    assert sheet.getpixel((100, 140)) == (0, 0, 255) and sheet.getpixel((200, 140)) == (0, 0, 255)
