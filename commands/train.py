@@ -48,7 +48,7 @@ def train(cfg: TrainConfig) -> None:
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validate_.meta, cfg.data.num_frames)
     checkpoint = find_checkpoint(folder, cfg)
-    first_step, window = resume_point(checkpoint, cfg, accelerator)
+    first_step, first_sample, window = resume_point(checkpoint, cfg, accelerator)
     last_step = cfg.train.max_steps
     if first_step >= last_step and not validation_missing(first_step, cfg, folder):
         log.info(f"{folder} is finished: {first_step} of {last_step} steps; raise train.max_steps to go on")
@@ -71,7 +71,8 @@ def train(cfg: TrainConfig) -> None:
     share = Share(
         accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
     )
-    batches = iter(load_batches(records, cfg, share, first_step))
+    numbers = share.micro_batches(first_sample, last_step - first_step)
+    batches = iter(load_batches(records, cfg, numbers))
     log.info(f"{len(records)} records, {share.global_batch} orbits a step, {first_step} -> {last_step} steps")
 
     def save(step: int) -> None:
@@ -110,17 +111,19 @@ def train(cfg: TrainConfig) -> None:
             lr = lr_at(step - 1, cfg.optim, last_step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            names = []  # of the step's samples
             for _ in range(cfg.train.grad_accum_steps):
                 orbit = timed_next(batches, window)
+                names += (micro_names := sample_names(orbit))
                 with accelerator.accumulate(model):
                     latents, cond, draws = encode(orbit, encoders, cfg.run.seed, cfg.noise, accelerator.device)
                     losses = denoising_loss(model, latents, cond, draws.sigma, draws.noise)
-                    stop_if_not_finite("loss", losses, step, orbit, accelerator)
+                    stop_if_not_finite("loss", losses, step, micro_names, accelerator)
                     accelerator.backward(losses.mean())  # under DeepSpeed this clips and steps as well
                     window.add(losses.detach(), draws.sigma, cfg.noise.P_mean, cfg.noise.P_std)
                     if accelerator.sync_gradients:
                         grad_norm = accelerator.clip_grad_norm_(model.parameters(), cfg.optim.max_grad_norm)
-                        stop_if_not_finite("gradient norm", torch.as_tensor(grad_norm), step, orbit, accelerator)
+                        stop_if_not_finite("gradient norm", torch.as_tensor(grad_norm), step, names, accelerator)
                     optimizer.step()
                     optimizer.zero_grad()
             ema.update(ema_decay_at(step - 1, cfg.train.ema_decay))
@@ -141,16 +144,17 @@ def train(cfg: TrainConfig) -> None:
     log.info(f"finished {last_step} steps in {folder}")
 
 
-def resume_point(checkpoint: Path | None, cfg: TrainConfig, accelerator: Accelerator) -> tuple[int, Window]:
-    """The steps done and the metrics not yet logged. Raises UserError if the checkpoint does not fit config or engine."""
+def resume_point(checkpoint: Path | None, cfg: TrainConfig, accelerator: Accelerator) -> tuple[int, int, Window]:
+    """The steps done, the samples seen and the metrics not yet logged. Raises UserError if the checkpoint does not fit config or engine."""
     if checkpoint is None:
-        return 0, Window()
+        return 0, 0, Window()
     meta = read_meta(checkpoint)
     changed = changed_keys(meta["config"], cfg)
     check_engine(checkpoint, accelerator)
     if changed:
         log.info(f"changed since {checkpoint}: {', '.join(changed)}")
-    return meta["step"], Window.from_json(meta["window"]) if accelerator.is_main_process else Window()
+    window = Window.from_json(meta["window"]) if accelerator.is_main_process else Window()
+    return meta["step"], meta["samples"], window
 
 
 def validation_folder(folder: Path, step: int) -> Path:
@@ -185,10 +189,9 @@ def make_optimizer(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.
     return torch.optim.AdamW(parameters, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay)
 
 
-def load_batches(records: Records, cfg: TrainConfig, share: Share, first_step: int) -> DataLoader:
-    """This rank's micro-batches of the rest of the run. Not `prepare`d: which rank computes which sample is `Share`'s to say."""
+def load_batches(records: Records, cfg: TrainConfig, numbers: Iterator[list[int]]) -> DataLoader:
+    """This rank's micro-batches. Not `prepare`d: which rank computes which sample is for `Share` to say."""
     views = OrbitViews(records, cfg.data, cfg.run.seed)
-    numbers = share.micro_batches(first_step, cfg.train.max_steps)
     return DataLoader(views, batch_sampler=numbers, num_workers=cfg.data.num_workers, collate_fn=collate)
 
 
@@ -211,12 +214,18 @@ def encode(
     return latents, drop_conditions(cond, draws.dropped), draws
 
 
-def stop_if_not_finite(what: str, values: Tensor, step: int, orbit: Orbit, accelerator: Accelerator) -> None:
-    """Agreed on by all ranks, before the update: raises UserError with the samples and records on every one of them."""
-    finite = bool(values.isfinite().all())
-    if any_rank(accelerator, not finite)[0]:
-        mine = [f"sample {n} ({place})" for n, place in zip(orbit.n, orbit.places)]
-        suspects = gather_object([] if finite else mine)
+def sample_names(orbit: Orbit) -> list[str]:
+    return [f"sample {n} ({place})" for n, place in zip(orbit.n, orbit.places)]
+
+
+def stop_if_not_finite(what: str, values: Tensor, step: int, names: list[str], accelerator: Accelerator) -> None:
+    """`values`: one per sample in `names`, or one for all. Agreed on by all ranks, before the update.
+
+    Raises UserError, on every rank, with the samples and records of all ranks that are behind it.
+    """
+    bad = (~values.isfinite()).expand(len(names)).tolist()
+    if any_rank(accelerator, any(bad))[0]:
+        suspects = gather_object([name for name, is_bad in zip(names, bad) if is_bad])
         raise UserError(f"step {step}: {what} is not finite, the weights were not changed: {', '.join(suspects)}")
 
 

@@ -22,7 +22,7 @@ def record_index(seed: int, n: int, num_records: int) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's share of the samples: step s holds samples s * global_batch ... (s + 1) * global_batch - 1.
+    """A rank's share of the samples: a step holds the next `global_batch` numbers.
 
     Within a step, micro-step by micro-step, rank by rank: who computes a sample changes with ranks, batch size and
     accumulation, which samples make up a step only with their product.
@@ -37,8 +37,8 @@ class Share:
     def global_batch(self) -> int:
         return self.num_ranks * self.batch_size * self.grad_accum_steps
 
-    def micro_batches(self, first_step: int, last_step: int) -> Iterator[list[int]]:
-        """The sample numbers of this rank's micro-batches of steps first_step ... last_step - 1, in order."""
-        for micro_step in range(first_step * self.grad_accum_steps, last_step * self.grad_accum_steps):
-            start = (micro_step * self.num_ranks + self.rank) * self.batch_size
+    def micro_batches(self, first_sample: int, num_steps: int) -> Iterator[list[int]]:
+        """The sample numbers of this rank's micro-batches in `num_steps` steps, when `first_sample` have been seen."""
+        for micro_step in range(num_steps * self.grad_accum_steps):
+            start = first_sample + (micro_step * self.num_ranks + self.rank) * self.batch_size
             yield list(range(start, start + self.batch_size))

@@ -33,5 +33,10 @@ def test_a_step_holds_the_same_samples_however_it_is_divided(layout):
 
 def test_resuming_yields_the_rest_of_the_uninterrupted_run():
     share = Share(rank=1, num_ranks=2, batch_size=2, grad_accum_steps=3)
-    whole = list(share.micro_batches(0, 6))
-    assert list(share.micro_batches(4, 6)) == whole[12:]
+    assert list(share.micro_batches(4 * share.global_batch, 2)) == list(share.micro_batches(0, 6))[12:]
+
+
+def test_going_on_with_another_batch_size_skips_and_repeats_no_sample():
+    before, after = Share(0, 1, 2, 1), Share(0, 1, 5, 1)
+    numbers = [*before.micro_batches(0, 3), *after.micro_batches(3 * before.global_batch, 2)]
+    assert [n for batch in numbers for n in batch] == list(range(16))

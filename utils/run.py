@@ -52,23 +52,18 @@ def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
 def _check_processes_asked_for() -> None:
     """Refuse to go on when `accelerate launch` was asked for several processes and silently started one (MULTI_CPU)."""
     import psutil
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
 
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []
-    launchers = [
-        i
-        for i, word in enumerate(words)
-        if word in ("accelerate.commands.launch", "launch") or word.endswith("launch.py")
-    ]
-    if "WORLD_SIZE" in os.environ or not launchers or not any("accelerate" in word for word in words):
+    launch = next((i for i, word in enumerate(words) if word in ("launch", "accelerate.commands.launch")), None)
+    if launch is None or "WORLD_SIZE" in os.environ or not any("accelerate" in word for word in words[: launch + 1]):
         return
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    asked = launch_command_parser().parse_args(words[launchers[0] + 1 :])
-    num_processes = asked.num_processes
-    if num_processes is None and asked.config_file is not None:
-        num_processes = load_config_from_file(asked.config_file).num_processes
+    asked = launch_command_parser().parse_args(words[launch + 1 :])
+    num_processes, config_file = asked.num_processes, asked.config_file or default_config_file
+    if num_processes is None and Path(config_file).is_file():
+        num_processes = load_config_from_file(config_file).num_processes
     if (num_processes or 1) > 1:
         raise UserError(
             f"{num_processes} processes were asked for, but accelerate started one:"

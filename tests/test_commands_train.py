@@ -1,0 +1,224 @@
+"""The laws of the loop, on one process: `train` itself is called, with the tiny model and the dummy dataset."""
+
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+import commands.train
+from commands.train import train
+from utils.checkpoint import checkpoints
+from utils.config import UserError
+from utils.run import StopRequests
+from utils.video import read_mp4
+
+EXACT = (
+    "train/loss",
+    "train/loss_low_sigma",
+    "train/loss_mid_sigma",
+    "train/loss_high_sigma",
+    "train/grad_norm",
+    "train/lr",
+)
+
+
+def weights(checkpoint: Path, which: str = "unet") -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / which / "diffusion_pytorch_model.safetensors")
+
+
+def metrics(run: Path, names=EXACT) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line.get(name) for name in ("step", *names)} for line in lines if "train/loss" in line]
+
+
+def update_error(run: Path, expected: Path, which: str = "unet") -> float:
+    """Relative difference of the updates from the base's weights to the newest checkpoints'."""
+    start = weights(Path("tiny_svd"))
+    difference = total = 0.0
+    ours, theirs = weights(checkpoints(run)[-1], which), weights(checkpoints(expected)[-1], which)
+    for name, before in start.items():
+        if not name.startswith("add_embedding.linear_1"):  # remapped when loaded
+            difference += (ours[name] - theirs[name]).double().square().sum().item()
+            total += (theirs[name] - before).double().square().sum().item()
+    return (difference / total) ** 0.5
+
+
+def stop_after(steps: int, monkeypatch) -> None:
+    calls = count(1)
+    monkeypatch.setattr(StopRequests, "pending", lambda self: next(calls) == steps)
+
+
+FOUR = (
+    "run.name=r",
+    "train.max_steps=4",
+    "train.log_every_steps=3",
+    "noise.cond_dropout=0.5",
+    "data.background=random",
+)
+
+
+def test_two_steps_a_resume_and_two_steps_are_four_steps_bit_by_bit(tiny_config, tmp_path, monkeypatch):
+    train(tiny_config(*FOUR, f"run.dir={tmp_path}/whole"))
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        train(tiny_config(*FOUR, f"run.dir={tmp_path}/halves"))
+    whole, halves = tmp_path / "whole/r", tmp_path / "halves/r"
+    assert [path.name for path in checkpoints(halves)] == ["step_0000002"]
+    (halves / "metrics.jsonl").write_text(
+        '{"step": 3, "train/loss": 1}\n{"step": 4, "train'
+    )  # of a process that was killed
+    train(tiny_config(*FOUR, f"run.dir={tmp_path}/halves"))
+    for which in ("unet", "unet_ema"):
+        ours, theirs = weights(checkpoints(halves)[-1], which), weights(checkpoints(whole)[-1], which)
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    states = [torch.load(checkpoints(run)[-1] / "optimizer.pt", weights_only=True)["state"] for run in (whole, halves)]
+    for mine, other in zip(states[0].values(), states[1].values(), strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+    assert metrics(halves) == metrics(whole) and [line["step"] for line in metrics(whole)] == [3, 4]
+
+
+def test_a_run_folder_holds_what_the_readme_says_and_a_finished_run_says_so(tiny_config, tmp_path, capsys):
+    cfg = tiny_config("run.name=r", "train.max_steps=3", "train.save_every_steps=1", "train.keep_last=2")
+    train(cfg)
+    run = tmp_path / "r"
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl", "run.log"]
+    assert [path.name for path in checkpoints(run)] == ["step_0000002", "step_0000003"]
+    meta = json.loads((checkpoints(run)[-1] / "meta.json").read_text())
+    assert (meta["step"], meta["samples"], meta["engine"]["type"]) == (3, 6, "plain")
+    assert meta["config"]["validate"]["meta"] == "svd_meta_held_out.jsonl" and "torch" in meta["versions"]
+    before = (run / "metrics.jsonl").read_bytes()
+    train(cfg)
+    assert "is finished: 3 of 3 steps" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(UserError, match="resume=never"):
+        train(tiny_config("run.name=r", "run.resume=never"))
+
+
+def test_accumulating_is_a_larger_batch_and_the_division_of_a_step_does_not_show(tiny_config, tmp_path):
+    sgd = ("optim.name=sgd", "optim.learning_rate=0.1", "train.max_steps=2", "optim.warmup_steps=0")
+    train(tiny_config("run.name=batch", *sgd, "train.batch_size=2"))
+    train(tiny_config("run.name=accumulated", *sgd, "train.batch_size=1", "train.grad_accum_steps=2"))
+    assert update_error(tmp_path / "accumulated", tmp_path / "batch") < 1e-5
+    logged = [[line["train/loss"] for line in metrics(tmp_path / name)] for name in ("batch", "accumulated")]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_what_is_not_finite_stops_before_the_update_and_names_the_records(what, tiny_config, tmp_path, monkeypatch):
+    calls, objective = count(1), commands.train.denoising_loss
+
+    def poisoned(unet, *arguments):
+        losses = objective(unet, *arguments)
+        if next(calls) == 2:
+            poison = next(unet.parameters()).flatten()[0] * 0  # its square root is 0 with an infinite slope
+            return losses * torch.tensor([1.0, float("nan")]) if what == "loss" else losses + poison.abs().sqrt()
+        return losses
+
+    monkeypatch.setattr(commands.train, "denoising_loss", poisoned)
+    with pytest.raises(UserError) as error:
+        train(tiny_config("run.name=r", "train.max_steps=3", "train.save_every_steps=1"))
+    message = str(error.value)
+    assert message.startswith(f"step 2: {what} is not finite, the weights were not changed: sample ")
+    assert "sample 3 (svd_meta.jsonl:" in message and ("sample 2 (" in message) == (what != "loss")
+    assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001"]
+
+
+def test_a_changed_model_or_noise_section_is_refused_unless_named_and_other_changes_go_on(tiny_config, capsys):
+    train(tiny_config("run.name=r", "train.max_steps=1"))
+    longer = ("run.name=r", "train.max_steps=2")
+    with pytest.raises(UserError, match=r"other values of noise\.P_mean: .* or name these keys in run\.allow_changed"):
+        train(tiny_config(*longer, "noise.P_mean=1.5", "run.resume=must"))
+    train(tiny_config(*longer, "noise.P_mean=1.5", "run.allow_changed=[noise.P_mean]", "optim.learning_rate=1e-4"))
+    assert "noise.P_mean, optim.learning_rate, train.max_steps" in capsys.readouterr().out
+
+
+def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_them(tiny_config, tmp_path):
+    cfg = tiny_config(
+        "run.name=r", "run.tracker=tensorboard", "train.max_steps=2", "validate.every_steps=1", "validate.num_inference_steps=2",
+        "validate.num_records=2", "optim.learning_rate=1e-30", "optim.weight_decay=0", "optim.warmup_steps=0",
+    )  # fmt: skip
+    train(cfg)
+    reports = [json.loads((tmp_path / f"r/validation/step_000000{step}/metrics.json").read_text()) for step in (1, 2)]
+    assert reports[0]["mean"] == reports[1]["mean"], "fixed seeds: unchanged weights give unchanged numbers"
+    mean = reports[0]["mean"]
+    assert (
+        mean["loss"] == mean["loss_raw"] == pytest.approx(sum(mean[k] for k in mean if k.startswith("loss_sigma")) / 5)
+    )
+    assert mean["input_repeated_psnr_all"] > mean["input_repeated_psnr_novel"] > 5, "the input view is only in `all`"
+    assert {"psnr_novel", "psnr_all", "ssim_novel", "ssim_all", "input_repeated_ssim_novel"} <= mean.keys()
+    folder = tmp_path / "r/validation/step_0000002"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "000_table.mp4", "000_table.png", "001_boat.mp4", "001_boat.png", "metrics.json",
+    ]  # fmt: skip
+    assert read_mp4(folder / "000_table.mp4").shape == (21, 32, 96, 3)
+    assert Image.open(folder / "000_table.png").size[0] > 21 * 96
+    lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/loss" in line] == [1, 2]
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "r/tensorboard"), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Scalars("val/psnr_novel")] == [1, 2]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
+        [line["train/loss"] for line in metrics(tmp_path / "r")]
+    )
+    videos = events.Images("val/000_table")
+    assert [video.step for video in videos] == [1, 2] and videos[0].encoded_image_string[:6] == b"GIF89a"
+
+
+def test_a_run_stopped_between_saving_and_validating_validates_when_it_goes_on(tiny_config, tmp_path):
+    cfg = tiny_config(
+        "run.name=r",
+        "train.max_steps=1",
+        "validate.every_steps=1",
+        "validate.num_inference_steps=2",
+        "validate.num_records=1",
+    )
+    train(cfg)
+    shutil.rmtree(tmp_path / "r/validation")
+    train(cfg)
+    assert (tmp_path / "r/validation/step_0000001/000_table.mp4").exists()
+
+
+def test_a_checkpoint_is_a_base_and_its_average_runs_in_the_stock_pipeline(tiny_config, tmp_path):
+    ids = "model.added_time_ids=[fps_id, elevation_deg, noise_aug_strength]"
+    train(tiny_config("run.name=first", "train.max_steps=1", "model.train=temporal", ids))
+    checkpoint = checkpoints(tmp_path / "first")[-1]
+    train(
+        tiny_config(
+            "run.name=second",
+            f"model.base={checkpoint}",
+            "train.max_steps=1",
+            "optim.learning_rate=1e-30",
+            "optim.weight_decay=0",
+        )
+    )
+    first, second = weights(checkpoint), weights(checkpoints(tmp_path / "second")[-1])
+    assert all(torch.allclose(first[name], tensor, rtol=0, atol=1e-20) for name, tensor in second.items()), (
+        "it starts from the checkpoint's weights"
+    )
+    base = weights(Path("tiny_svd"))
+    moved = {
+        name for name in base if first[name].shape == base[name].shape and not torch.equal(first[name], base[name])
+    }
+    assert moved and not any("spatial_res_block" in name for name in moved), "frozen weights are saved as they were"
+
+    shutil.copytree("tiny_svd", tmp_path / "base", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(checkpoint / "unet_ema", tmp_path / "base/unet")
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "base")
+    frames = pipeline(
+        Image.new("RGB", (32, 32), "red"),
+        height=32,
+        width=32,
+        num_frames=3,
+        num_inference_steps=1,
+        motion_bucket_id=15,
+        output_type="np",
+    ).frames
+    assert frames.shape == (1, 3, 32, 32, 3)
