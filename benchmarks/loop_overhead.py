@@ -36,7 +36,7 @@ def main() -> None:
             prepared["unet"],
             (cfg.train.batch_size, cfg.data.num_frames, 8, cfg.data.size_px // 8, cfg.data.size_px // 8),
         )
-        sample, target = torch.randn(shape), torch.randn(shape[:2] + (4, *shape[3:]))
+        sample, target = torch.randn(shape), torch.randn(*shape[:2], 4, *shape[3:])
         embeds, ids = torch.randn(shape[0], 1, unet.config.cross_attention_dim), torch.rand(shape[0], 3)
         started = time.perf_counter()
         output = unet(sample, torch.rand(shape[0]), embeds, ids, return_dict=False)[0]

@@ -1,28 +1,42 @@
-"""`main.py dummy_objaverse`: renders the committed dataset anew, with its two jsonl files."""
+"""`main.py dummy_objaverse`: renders the committed dataset anew, with its two jsonl files and a strip to look at."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dataset.dummy_objaverse import HELD_OUT, elevations_deg, render_view
 from utils.config import DummyObjaverseConfig
+from utils.video import contact_sheet
 
 NUM_VIEWS = 21
+STRIP = {"rows": 6, "stride": 2}
 
 
 def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     root = Path(cfg.dummy_objaverse.out)
-    lines = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}
+    lines, strip = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}, {}
     for number, (name, elevation) in enumerate(elevations_deg().items(), start=1):
         folder = root / f"{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
-        for view in range(NUM_VIEWS):
-            pixels = render_view(name, 360 * view / NUM_VIEWS, elevation, cfg.dummy_objaverse.size_px)
+        azimuths_deg = 360 * np.arange(NUM_VIEWS) / NUM_VIEWS
+        views = np.stack(
+            [render_view(name, azimuth, elevation, cfg.dummy_objaverse.size_px) for azimuth in azimuths_deg]
+        )
+        for view, pixels in enumerate(views):
             Image.fromarray(pixels).save(folder / f"{view:03d}.png", optimize=True)
         paths = [f"{number:03d}/{view:03d}.png" for view in range(NUM_VIEWS)]
         record = {"id": name, "image_path": paths, "elevation": [elevation] * NUM_VIEWS}
         lines["svd_meta_held_out.jsonl" if name in HELD_OUT else "svd_meta.jsonl"].append(json.dumps(record))
+        strip[name] = on_white(views[:: STRIP["stride"]])
         print(f"{name}: {folder}, {elevation} degrees")
     for file_name, records in lines.items():
         (root.parent / file_name).write_text("\n".join(records) + "\n")
+    contact_sheet(dict(list(strip.items())[: STRIP["rows"]])).save(root / "strip.png", optimize=True)
+
+
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    """F H W 4 uint8 -> F H W 3."""
+    alpha = rgba[..., 3:] / 255
+    return (rgba[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)

@@ -3,35 +3,71 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import (
     AutoencoderKLTemporalDecoder,
     EulerDiscreteScheduler,
     StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
+from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from utils.config import TinyBaseConfig
+from dataset.records import Records
+from dataset.views import WHITE, load_orbit
+from models.svd import count_parameters
+from utils.config import Data, TinyBaseConfig
 
 EMBED_DIM = 32
+VAE_DATA = Data(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
+CLIP_VIEWS = 7  # that the VAE sees at a time, as validate.decode_chunk's default
 
 
 def tiny_base(cfg: TinyBaseConfig) -> None:
     torch.manual_seed(cfg.tiny_base.seed)
     folder = Path(cfg.tiny_base.out)
+    vae = tiny_vae()
+    fit_vae(vae, cfg.tiny_base.vae_steps)
     pipeline = StableVideoDiffusionPipeline(
-        vae=tiny_vae(),
+        vae=vae,
         image_encoder=tiny_clip(),
         unet=tiny_unet(),
         scheduler=svd_scheduler(),
         feature_extractor=CLIPImageProcessor(),
     )
     pipeline.save_pretrained(folder)
-    millions = {
-        name: sum(p.numel() for p in getattr(pipeline, name).parameters()) / 1e6
+    sizes = [
+        f"{name} {count_parameters(getattr(pipeline, name))[1] / 1e6:.2f} M"
         for name in ("unet", "vae", "image_encoder")
-    }
-    print(f"{folder}: " + ", ".join(f"{name} {size:.2f} M" for name, size in millions.items()) + " parameters")
+    ]
+    print(f"{folder}: {', '.join(sizes)} parameters")
+
+
+def fit_vae(vae: AutoencoderKLTemporalDecoder, steps: int, learning_rate: float = 2e-3) -> None:
+    """Teach the VAE the dummy training orbits, so that a validation shows what the UNet has learned, not a random decoder.
+
+    Reconstruction with a little noise on the latents; then `scaling_factor` is set to give them unit deviation, as SVD's.
+    """
+    if not steps:
+        return
+    records = Records(VAE_DATA.meta, VAE_DATA.num_frames)
+    orbits = torch.stack([load_orbit(records[i], VAE_DATA, 0, WHITE, i).pixels for i in range(len(records))])
+    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
+    for step in tqdm(range(steps), disable=None):
+        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20) * (1 - step / steps)
+        picked = [(int(torch.randint(len(orbits), ())), int(torch.randint(VAE_DATA.num_frames, ()))) for _ in range(2)]
+        views = torch.cat([orbits[orbit].roll(shift, 0)[:CLIP_VIEWS] for orbit, shift in picked])  # 2 x 7, 3 H W
+        latents = vae.encode(views).latent_dist.mode()
+        decoded = vae.decode(latents + 0.05 * torch.randn_like(latents), num_frames=CLIP_VIEWS).sample
+        loss = F.mse_loss(decoded, views) + 0.1 * F.l1_loss(decoded, views) + 1e-4 * latents.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(orbit).latent_dist.mode() for orbit in orbits])
+    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+    print(f"VAE: {steps} steps, last loss {loss.item():.4f}, scaling_factor {vae.config.scaling_factor}")
 
 
 def tiny_unet() -> UNetSpatioTemporalConditionModel:
@@ -48,7 +84,7 @@ def tiny_unet() -> UNetSpatioTemporalConditionModel:
 
 
 def tiny_vae() -> AutoencoderKLTemporalDecoder:
-    widths = (32, 32, 32, 32)
+    widths = (32, 32, 64, 64)
     return AutoencoderKLTemporalDecoder(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         block_out_channels=widths,

@@ -145,7 +145,7 @@ def train(cfg: TrainConfig) -> None:
 
 
 def resume_point(checkpoint: Path | None, cfg: TrainConfig, accelerator: Accelerator) -> tuple[int, int, Window]:
-    """The steps done, the samples seen and the metrics not yet logged. Raises UserError if the checkpoint does not fit config or engine."""
+    """The steps done, the samples seen, the metrics not yet logged. Raises UserError if config or engine do not fit."""
     if checkpoint is None:
         return 0, 0, Window()
     meta = read_meta(checkpoint)

@@ -73,7 +73,7 @@ def test_all_errors_come_at_once_with_dotted_paths(load):
         load("run: {seed: x}\ndata: {root: r}\nmodle: {}\nmodel: {base: b}\ntrain: {max_step: 5}\nvalidate: {meta: h}")
     message = str(error.value)
     for part in ("run.name: missing", "run.seed:", "data.meta: missing", "train.max_steps: missing",
-                 "train.max_step: unknown key; did you mean train.max_steps?", "modle: unknown key; did you mean model?"):  # fmt: skip
+                 "train.max_step: unknown key; did you mean train.max_steps?", "modle: unknown key; did you mean model?"):  # fmt: skip  # noqa: E501
         assert part in message
     assert "\n" not in message
 

@@ -135,6 +135,7 @@ class TrainConfig(Section):
 class TinyBase(Section):
     out: str = key("tiny_svd", "where to write it", "folder")
     seed: int = key(0, "of the random weights", ge=0)
+    vae_steps: int = key(0, "teach the VAE to draw the dummy dataset; the committed tiny_svd has 1500", "steps", ge=0)
 
 
 class TinyBaseConfig(Section):
