@@ -1,6 +1,7 @@
 """Where a run's numbers and videos go: always metrics.jsonl, and wandb or TensorBoard beside it."""
 
 import json
+import secrets
 from pathlib import Path
 
 from utils.config import Section, UserError
@@ -55,7 +56,7 @@ class Wandb:
 
         id_file = folder / "wandb_id"
         if not step or not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(secrets.token_hex(4))
         try:
             self.run = wandb.init(
                 project=cfg.run.project,
