@@ -36,9 +36,9 @@ def main(argv):
         cfg = load_config(SCHEMAS[command], arguments)
         getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
     except UserError as error:
-        # A data loader's worker puts its traceback in front of the message; the message itself is one line.
-        line = str(error).splitlines()[-1].removeprefix("utils.config.UserError: ")
-        print(f"error: {line}", file=sys.stderr)
+        # A data loader's worker puts its traceback in front of the message.
+        message = str(error).rpartition("utils.config.UserError: ")[2]
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
         return 2
     return 0
 

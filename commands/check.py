@@ -12,7 +12,7 @@ def check(cfg: TrainConfig) -> None:
     text = io.StringIO()
     to_yaml(cfg, text)
     records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validate_.meta))
-    trained = choose_trainable(unet_skeleton(find_base(cfg.model).unet, cfg.model), cfg.model.train)
+    trained = choose_trainable(unet_skeleton(find_base(cfg.model, config_only=True), cfg.model), cfg.model.train)
     print(f"{text.getvalue()}\n# {trained}")
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps

@@ -1,10 +1,12 @@
 """`main.py train`: the training loop. `train` reads top to bottom; `micro_step` is the life of a batch."""
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,17 +25,20 @@ from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
 from models.svd import choose_trainable, compile_blocks, find_base, load_svd, save_unet
 from utils.checkpoint import (
+    Training,
     changed_keys,
     check_engine,
     find_checkpoint,
     load_checkpoint,
     prune,
     read_meta,
+    remove_torsos,
     save_checkpoint,
+    verify,
 )
-from utils.config import Noise, Optim, TrainConfig, UserError
+from utils.config import Noise, Optim, TrainConfig, UserError, to_json
 from utils.ema import Ema
-from utils.run import StopRequests, any_rank, make_accelerator, open_run, write_config
+from utils.run import StopRequests, any_rank, ignore_signals, make_accelerator, open_run, write_config
 from utils.schedule import due, ema_decay_at, lr_at
 from utils.tracking import Trackers
 from utils.weights import is_deepspeed, master_parts, restore_masters
@@ -43,69 +48,50 @@ log = logging.getLogger("svd_mv")
 
 
 def train(cfg: TrainConfig) -> None:
-    accelerator = make_accelerator(cfg.run, cfg.train, cfg.optim)
+    accelerator = make_accelerator(cfg.train, cfg.optim)
     folder = open_run(cfg.run, accelerator)
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validate_.meta, cfg.data.num_frames)
     checkpoint = find_checkpoint(folder, cfg)
     first_step, first_sample, window = resume_point(checkpoint, cfg, accelerator)
     last_step = cfg.train.max_steps
-    if first_step >= last_step and not validation_missing(first_step, cfg, folder):
+    forgotten = validation_forgotten(first_step, cfg, folder, accelerator)
+    if first_step >= last_step and not forgotten:
         log.info(f"{folder} is finished: {first_step} of {last_step} steps; raise train.max_steps to go on")
         return
-    write_config(cfg, folder, accelerator)
+    if accelerator.is_main_process:
+        rewind_run(folder, checkpoint, first_step, cfg)
+    accelerator.wait_for_everyone()
 
-    trackers = Trackers(folder, first_step, cfg, accelerator.is_main_process)
-    with accelerator.local_main_process_first():  # a hub's base is downloaded once per machine
-        base = find_base(cfg.model)
-    svd = load_svd(replace(base, unet=checkpoint) if checkpoint else base, cfg.model)
-    encoders = svd.encoders.to(accelerator.device)
-    log.info(choose_trainable(svd.unet, cfg.model.train))
-    frozen = {name: weight.detach().cpu() for name, weight in svd.unet.named_parameters() if not weight.requires_grad}
-    model, optimizer = prepare(svd.unet, cfg, accelerator, fresh=checkpoint is None)
-    ema = Ema(master_parts(accelerator.unwrap_model(model), optimizer))
-    if checkpoint:
-        load_checkpoint(checkpoint, accelerator, model, optimizer, ema)
-        log.info(f"resumed from {checkpoint}")
-
-    share = Share(
-        accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
-    )
-    numbers = share.micro_batches(first_sample, last_step - first_step)
-    batches = iter(load_batches(records, cfg, numbers))
-    log.info(f"{len(records)} records, {share.global_batch} orbits a step, {first_step} -> {last_step} steps")
-
-    def save(step: int) -> None:
-        meta = {
-            "step": step,
-            "samples": step * share.global_batch,
-            "config": cfg.model_dump(mode="json", by_alias=True),
-        }
-        meta["window"] = window.gathered(accelerator).to_json()
-        write = lambda state_dict, path: save_unet(svd.unet, state_dict, cfg.model.added_time_ids, path)  # noqa: E731
-        path = save_checkpoint(folder, meta, accelerator, model, optimizer, ema, frozen, write)
-        if accelerator.is_main_process:
-            prune(folder, cfg.train)
-        log.info(f"saved {path}")
-
-    def validate(step: int) -> None:
-        means, videos = validate_orbits(cfg, held_out, svd, model, ema, validation_folder(folder, step), accelerator)
-        trackers.scalars(step, {f"val/{name}": value for name, value in means.items()})
-        for name, video in videos.items():
-            trackers.video(step, f"val/{name}", video)
-        log.info(
-            f"step {step}: "
-            + " ".join(f"val/{k} {means[k]:.4g}" for k in ("loss", "psnr_novel", "input_repeated_psnr_novel"))
-        )
-
-    if validation_missing(first_step, cfg, folder):  # the run was stopped between saving and validating
-        validate(first_step)
     hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
     with (
-        trackers,
+        Trackers(folder, first_step, cfg, accelerator.is_main_process) as trackers,
         StopRequests(folder) as stop,
         tqdm(total=last_step, initial=first_step, unit="step", disable=hide_bar) as bar,
     ):
+        with accelerator.local_main_process_first():  # a hub's base is downloaded once per machine
+            base = find_base(cfg.model)
+        svd = load_svd(replace(base, unet=checkpoint) if checkpoint else base, cfg.model)
+        encoders = svd.encoders.to(accelerator.device)
+        log.info(choose_trainable(svd.unet, cfg.model.train))
+        training = prepare(svd.unet, cfg, accelerator, checkpoint)
+        model, optimizer = training.model, training.optimizer
+        share = Share(
+            accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
+        )
+        batches = iter(load_batches(records, cfg, share.micro_batches(first_sample, last_step - first_step)))
+        log.info(f"{len(records)} records, {share.global_batch} orbits a step, {first_step} -> {last_step} steps")
+
+        def validate(step: int) -> None:
+            means, videos = validate_orbits(cfg, held_out, svd, training, validation_folder(folder, step))
+            trackers.scalars(step, {f"val/{name}": value for name, value in means.items()})
+            for name, video in videos.items():
+                trackers.video(step, f"val/{name}", video)
+            shown = ("loss", "psnr_novel", "input_repeated_psnr_novel")
+            log.info(f"step {step}: " + " ".join(f"val/{name} {means[name]:.4g}" for name in shown))
+
+        if forgotten:  # the run was stopped between saving and validating
+            validate(first_step)
         for step in range(first_step + 1, last_step + 1):
             started = time.perf_counter()
             lr = lr_at(step - 1, cfg.optim, last_step)
@@ -126,20 +112,25 @@ def train(cfg: TrainConfig) -> None:
                         stop_if_not_finite("gradient norm", torch.as_tensor(grad_norm), step, names, accelerator)
                     optimizer.step()
                     optimizer.zero_grad()
-            ema.update(ema_decay_at(step - 1, cfg.train.ema_decay))
+            training.ema.update(ema_decay_at(step - 1, cfg.train.ema_decay))
             window.end_step(float(grad_norm), time.perf_counter() - started)
             bar.update()
 
-            stopping = any_rank(accelerator, stop.pending())[0]
+            stopping = any_rank(accelerator, stop.pending())
             if due(step, cfg.train.log_every_steps) or step == last_step:
                 report(step, lr, window.gathered(accelerator), trackers, bar, accelerator)
                 window.clear()
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
-                save(step)
+                samples = first_sample + (step - first_step) * share.global_batch
+                meta = {"step": step, "samples": samples, "window": window.gathered(accelerator).to_json()}
+                path = save_checkpoint(folder, meta | {"config": to_json(cfg)}, training)
+                if accelerator.is_main_process:
+                    prune(folder, cfg.train)
+                log.info(f"saved {path}")
             if stopping:
                 log.info(f"stopped at step {step} as requested; the same command goes on from there")
                 return
-            if validation_missing(step, cfg, folder):
+            if validation_due(step, cfg):
                 validate(step)
     log.info(f"finished {last_step} steps in {folder}")
 
@@ -150,7 +141,7 @@ def resume_point(checkpoint: Path | None, cfg: TrainConfig, accelerator: Acceler
         return 0, 0, Window()
     meta = read_meta(checkpoint)
     changed = changed_keys(meta["config"], cfg)
-    check_engine(checkpoint, accelerator)
+    check_engine(checkpoint, meta["engine"], accelerator)
     if changed:
         log.info(f"changed since {checkpoint}: {', '.join(changed)}")
     window = Window.from_json(meta["window"]) if accelerator.is_main_process else Window()
@@ -161,38 +152,77 @@ def validation_folder(folder: Path, step: int) -> Path:
     return folder / "validation" / f"step_{step:07d}"
 
 
-def validation_missing(step: int, cfg: TrainConfig, folder: Path) -> bool:
-    wanted = cfg.validate_.every_steps > 0 and (due(step, cfg.validate_.every_steps) or step == cfg.train.max_steps)
-    return wanted and step > 0 and not (validation_folder(folder, step) / "metrics.json").exists()
+def validation_due(step: int, cfg: TrainConfig) -> bool:
+    every = cfg.validate_.every_steps
+    return every > 0 and (due(step, every) or step == cfg.train.max_steps)
 
 
-def prepare(
-    unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, fresh: bool
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The UNet and its optimizer, wrapped by the engine; what is trained starts from its fp32 weights under all of them."""
+def validation_forgotten(step: int, cfg: TrainConfig, folder: Path, accelerator: Accelerator) -> bool:
+    """Whether the checkpoint of `step` was saved and the run ended before its validation did; all ranks agree."""
+    done = (validation_folder(folder, step) / "metrics.json").exists()
+    return any_rank(accelerator, step > 0 and validation_due(step, cfg) and accelerator.is_main_process and not done)
+
+
+def rewind_run(folder: Path, checkpoint: Path | None, step: int, cfg: TrainConfig) -> None:
+    """Check that `checkpoint` is whole, remove what a run that ended early did beyond it, and note the config that goes on."""
+    if checkpoint:
+        verify(checkpoint, read_meta(checkpoint)["files"])
+    remove_torsos(folder)
+    for path in (folder / "validation").glob("step_*"):
+        if path.name > validation_folder(folder, step).name:
+            shutil.rmtree(path)
+    write_config(cfg, folder)
+
+
+def prepare(unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, checkpoint: Path | None) -> Training:
+    """The UNet and its optimizer, wrapped by the engine, from the fp32 weights of the base or the state of `checkpoint`."""
     if cfg.model.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if cfg.model.compile:
         compile_blocks(unet)
-    trained = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
-    engine_rounds = fresh and is_deepspeed(accelerator)
-    start = {name: weight.detach().cpu().clone() for name, weight in trained.items()} if engine_rounds else {}
-    model, optimizer = accelerator.prepare(unet.train(), make_optimizer(list(trained.values()), cfg.optim))
+    fp32 = {name: weight.detach().cpu() for name, weight in unet.named_parameters()}  # a copy only on a GPU
+    frozen = {name: fp32[name] for name, weight in unet.named_parameters() if not weight.requires_grad}
+    engine_rounds = is_deepspeed(accelerator) and checkpoint is None
+    trained = {name: fp32[name].clone() for name in fp32.keys() - frozen.keys()} if engine_rounds else {}
+    del fp32
+    optimizer = make_optimizer([weight for weight in unet.parameters() if weight.requires_grad], cfg.optim)
+    model, optimizer = accelerator.prepare(unet.train(), optimizer)
     if engine_rounds:
-        restore_masters(unet, start)
-    return model, optimizer
+        restore_masters(unet, trained, accelerator)
+    write_unet = partial(save_unet, unet, cfg.model.added_time_ids)
+    ema = Ema(master_parts(unet, optimizer))
+    training = Training(accelerator, unet, model, optimizer, ema, frozen, write_unet)
+    if checkpoint:
+        load_checkpoint(checkpoint, training)
+        set_hyperparameters(training, cfg.optim)  # the YAML's, not the checkpoint's
+        log.info(f"resumed from {checkpoint}")
+    return training
 
 
 def make_optimizer(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    return torch.optim.AdamW(parameters, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay)
+        return torch.optim.SGD(parameters, **hyperparameters(optim))
+    return torch.optim.AdamW(parameters, **hyperparameters(optim))
+
+
+def hyperparameters(optim: Optim) -> dict:
+    common = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, "fused": True}
+    return common | ({"betas": optim.betas} if optim.name == "adamw" else {})
+
+
+def set_hyperparameters(training: Training, optim: Optim) -> None:
+    for group in training.optimizer.param_groups:
+        group.update(hyperparameters(optim))
+    if is_deepspeed(training.accelerator):
+        training.optimizer.optimizer.clip_grad = optim.max_grad_norm
 
 
 def load_batches(records: Records, cfg: TrainConfig, numbers: Iterator[list[int]]) -> DataLoader:
     """This rank's micro-batches. Not `prepare`d: which rank computes which sample is for `Share` to say."""
-    views = OrbitViews(records, cfg.data, cfg.run.seed)
-    return DataLoader(views, batch_sampler=numbers, num_workers=cfg.data.num_workers, collate_fn=collate)
+    views, workers = OrbitViews(records, cfg.data, cfg.run.seed), cfg.data.num_workers
+    return DataLoader(
+        views, batch_sampler=numbers, num_workers=workers, collate_fn=collate, worker_init_fn=ignore_signals
+    )
 
 
 def timed_next(batches: Iterator[Orbit], window: Window) -> Orbit:
@@ -224,7 +254,7 @@ def stop_if_not_finite(what: str, values: Tensor, step: int, names: list[str], a
     Raises UserError, on every rank, with the samples and records of all ranks that are behind it.
     """
     bad = (~values.isfinite()).expand(len(names)).tolist()
-    if any_rank(accelerator, any(bad))[0]:
+    if any_rank(accelerator, any(bad)):
         suspects = gather_object([name for name, is_bad in zip(names, bad) if is_bad])
         raise UserError(f"step {step}: {what} is not finite, the weights were not changed: {', '.join(suspects)}")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -18,8 +17,8 @@ from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.sampling import karras_sigmas, sample_views
 from models.svd import Svd
+from utils.checkpoint import Training
 from utils.config import Data, Section, Validate
-from utils.ema import Ema
 from utils.metrics import psnr, ssim
 from utils.randomness import generator
 from utils.video import contact_sheet, to_uint8, write_mp4
@@ -99,21 +98,21 @@ def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
 
 
 def validate_orbits(
-    cfg: Section, records: Records, svd: Svd, model: nn.Module, ema: Ema, folder: Path, accelerator: Accelerator
+    cfg: Section, records: Records, svd: Svd, training: Training, folder: Path
 ) -> tuple[dict[str, float], dict[str, Path]]:
     """Means over the held-out records, and the videos by name. Collective: each rank does its share of the records.
 
     The losses of the weights as they are and of their average; everything else is the average's.
     """
-    validate = cfg.validate_
+    validate, accelerator = cfg.validate_, training.accelerator
     folder.mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, min(validate.num_records, len(records)), accelerator.num_processes)
     orbits = [encode_held_out(i, records, cfg.data, validate, svd.encoders, accelerator.device) for i in mine]
-    unet = lend_unet(model, accelerator)
+    unet = lend_unet(training.unet, accelerator)
     rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
     del unet
-    with ema.in_place_of_masters():
-        unet = lend_unet(model, accelerator)
+    with training.ema.in_place_of_masters():
+        unet = lend_unet(training.unet, accelerator)
         for orbit, row in zip(orbits, rows):
             views = sample_orbit(unet, orbit, svd, validate)
             row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)

@@ -36,7 +36,7 @@ def open_rgba(path: Path) -> Image.Image:
         raise UserError(f"{path}: announces more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:  # what PIL's decoders raise on truncated or damaged data
+    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError) as error:  # PIL's decoders on damaged data
         raise UserError(f"{path}: damaged or unreadable image: {error}") from None
 
 

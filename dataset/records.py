@@ -1,7 +1,6 @@
 """svd_meta.jsonl -> OrbitRecord. Every line is checked when the file is opened; every error names file:line."""
 
 import json
-import math
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,7 @@ def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
     """One jsonl line -> OrbitRecord. Raises UserError naming `place` if it does not hold k x `num_frames` views."""
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{place}: expected an object with image_path and elevation, found {type(raw).__name__}")
@@ -84,12 +83,12 @@ def _check_paths(paths: list, place: str) -> None:
         if not isinstance(path, str) or not path or "\0" in path:
             raise UserError(f"{place}: expected an image path, found {path!r}")
         if path[0] == "/" or "\\" in path or (".." in path and ".." in path.split("/")):
-            raise UserError(f"{place}: '{path}' leaves data.root; paths are relative to it, with / and without ..")
+            raise UserError(f"{place}: {path!r} leaves data.root; paths are relative to it, with / and without ..")
 
 
 def _check_elevations(elevations: list, place: str) -> None:
     for elevation in elevations:
-        if type(elevation) not in (int, float) or not math.isfinite(elevation) or abs(elevation) > 90:
+        if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
             raise UserError(f"{place}: an elevation is a number of degrees in [-90, 90], found {elevation!r}")
     spread = max(elevations) - min(elevations)
     if spread > MAX_ELEVATION_SPREAD_DEG:

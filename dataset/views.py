@@ -14,6 +14,7 @@ from utils.config import Data, UserError
 from utils.randomness import generator
 
 WHITE = torch.ones(3)
+MAX_SIDE_PX = 8192  # a view of 20000 x 1 pixels would be made a square of 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ def load_orbit(record: OrbitRecord, data: Data, start: int, background: Tensor, 
         box = square_box(images[0].size)
     else:
         box = object_box([image.getchannel("A") for image in images], data.object_fill)
+    if (side := box[2] - box[0]) > MAX_SIDE_PX:
+        raise UserError(
+            f"{record.place}: a square around these views has {side} pixels a side, the limit is {MAX_SIDE_PX}"
+        )
     pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
     return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
 

@@ -40,8 +40,9 @@ def denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) 
     `unet` is called as it is given, so pass the *prepared* one when training: gradients of a module taken out of its
     wrapper are not synchronised.
     """
-    c_skip, c_out, c_in, _ = (c.view(-1, 1, 1, 1, 1) for c in coefficients(sigma))
-    return c_skip * noised + c_out * network_output(unet, c_in * noised, coefficients(sigma).c_noise, cond)
+    *scales, c_noise = coefficients(sigma)
+    c_skip, c_out, c_in = (scale.view(-1, 1, 1, 1, 1) for scale in scales)
+    return c_skip * noised + c_out * network_output(unet, c_in * noised, c_noise, cond)
 
 
 def network_output(unet: nn.Module, scaled: Tensor, c_noise: Tensor, cond: Conditioning) -> Tensor:

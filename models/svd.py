@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +13,12 @@ from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTrans
 from diffusers.models.resnet import AlphaBlender, TemporalResnetBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from huggingface_hub import save_torch_state_dict, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
-from models.conditioning import STOCK_IDS, remap_added_time_ids
+from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
 from utils.config import Model, UserError
 
@@ -39,58 +40,64 @@ class Base:
 
     unet: Path
     rest: Path
+    variant: str | None  # of the weight files in `rest`
 
 
-def find_base(model: Model) -> Base:
-    """`model.base` as folders; a hub id is downloaded (or found in the cache). Raises UserError saying how to get it."""
+def find_base(model: Model, config_only: bool = False) -> Base:
+    """`model.base` as folders; a hub id is downloaded (or found in the cache). Raises UserError saying how to get it.
+
+    `config_only`: of a hub repository only the UNet's config, to count with.
+    """
     folder = Path(model.base)
-    meta = folder / "meta.json"
-    if meta.is_file():
-        trained_from = json.loads(meta.read_text())["config"]["model"]
-        return Base(folder, find_base(model.model_copy(update={"base": trained_from["base"]})).rest)
+    if (folder / "meta.json").is_file() and (folder / "unet_ema").is_dir():  # a checkpoint
+        trained_from = read_json(folder / "meta.json", "config")["config"]["model"]
+        keys = {key: trained_from[key] for key in ("base", "revision", "variant")}
+        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder)
     if not folder.is_dir():
-        folder = _download(model)
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+        folder = _download(model, config_only)
+    missing = [part for part in (("unet",) if config_only else PARTS) if not (folder / part).is_dir()]
     if missing:
         raise UserError(
             f"model.base: '{model.base}' is not in the diffusers SVD layout: no folder {', '.join(missing)} in it;"
             " download a whole repository, as with `hf download stabilityai/stable-video-diffusion-img2vid-xt`"
         )
-    return Base(folder, folder)
+    return Base(folder, folder, model.variant)
 
 
-def _download(model: Model) -> Path:
+def _download(model: Model, config_only: bool) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model.base) or model.base.startswith("."):
         raise UserError(f"model.base: no folder '{model.base}' (and that is no hub id, which reads ORGANISATION/NAME)")
     weights = f"*/*.{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
+    wanted = ["unet/*.json"] if config_only else ["*.json", "*/*.json", weights]
+    unwanted = None if model.variant else ["*.fp16*"]
     try:
         return Path(
-            snapshot_download(
-                model.base,
-                revision=model.revision,
-                allow_patterns=["*.json", "*/*.json", weights],
-                ignore_patterns=None if model.variant else ["*.fp16*"],
-            )
+            snapshot_download(model.base, revision=model.revision, allow_patterns=wanted, ignore_patterns=unwanted)
         )
+    except HFValidationError as error:
+        why = f"has a name the hub cannot have: {str(error).splitlines()[0]}"
     except GatedRepoError:
-        why = "it is gated: accept its licence on its hub page, then log in with `hf auth login` (or set HF_TOKEN)"
+        why = "is gated: accept its licence on its hub page, then log in with `hf auth login` (or set HF_TOKEN)"
     except LocalEntryNotFoundError:
         why = (
-            "the hub cannot be reached and the cache does not hold it: on a machine with network run"
+            "is not in the cache, and the hub cannot be reached: on a machine with network run"
             f" `hf download {model.base}`, then copy the cache, or the repository as a folder, and set model.base to it"
         )
     except HfHubHTTPError as error:
-        why = f"the hub answered: {str(error).splitlines()[0]}; it may need `hf auth login`, or the name is not right"
-    raise UserError(f"model.base: '{model.base}' is no folder here, and as a hub repository {why}")
+        why = f"was answered by: {str(error).splitlines()[0]}; it may need `hf auth login`, or the name is not right"
+    raise UserError(f"model.base: '{model.base}' is no folder here, and as a hub repository it {why}")
 
 
 def load_svd(base: Base, model: Model) -> Svd:
     """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
     folder = base.rest
-    unet = load_unet(base.unet, model if base.unet == folder else model.model_copy(update={"variant": None}))
-    vae = _load(AutoencoderKLTemporalDecoder, folder, "vae", model).requires_grad_(False).eval()
-    image_encoder = _load(CLIPVisionModelWithProjection, folder, "image_encoder", model).requires_grad_(False).eval()
-    scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
+    unet = load_unet(base, model)
+    vae = _load(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
+    image_encoder = (
+        _load(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
+    )
+    with _as_user_error(folder / "scheduler"):
+        scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
     if scheduler.prediction_type != "v_prediction" or not (scheduler.sigma_min and scheduler.sigma_max):
         raise UserError(
             f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so"
@@ -99,51 +106,73 @@ def load_svd(base: Base, model: Model) -> Svd:
     return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
 
 
-def load_unet(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
-    unet = _load(UNetSpatioTemporalConditionModel, folder, "unet", model)
-    set_added_time_ids(unet, read_layout(folder / "unet", unet.config), model.added_time_ids)
+def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
+    variant = base.variant if base.unet == base.rest else None  # our checkpoints have none
+    unet = _load(UNetSpatioTemporalConditionModel, base.unet, "unet", variant)
+    set_added_time_ids(unet, read_layout(base.unet / "unet", unet.config), model.added_time_ids)
     return unet
 
 
-def unet_skeleton(folder: Path, model: Model) -> UNetSpatioTemporalConditionModel:
+def unet_skeleton(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
-    with torch.device("meta"):
-        unet = UNetSpatioTemporalConditionModel.from_config(
-            UNetSpatioTemporalConditionModel.load_config(folder, subfolder="unet")
-        )
+    with _as_user_error(base.unet / "unet"), torch.device("meta"):
+        config = UNetSpatioTemporalConditionModel.load_config(base.unet, subfolder="unet")
+        unet = UNetSpatioTemporalConditionModel.from_config(config)
         _new_linear_1(unet, len(model.added_time_ids))
     return unet
 
 
-def _load(cls, folder: Path, part: str, model: Model) -> nn.Module:
-    try:
+def _load(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
+    with _as_user_error(folder / part):
         loaded, info = cls.from_pretrained(
             folder,
             subfolder=part,
-            variant=model.variant,
+            variant=variant,
             torch_dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder}/{part}: cannot be loaded: {str(error).splitlines()[0]}") from None
     wrong = [f"{kind}: {info[kind]}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
     if wrong:
         raise UserError(f"{folder}/{part}: the weights do not fit its config: {'; '.join(wrong)[:500]}")
     return loaded
 
 
+@contextmanager
+def _as_user_error(folder: Path) -> Iterator[None]:
+    """What the libraries raise on a folder that is not what it should be, as one line with its name."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: cannot be loaded: {reason[0]}") from error
+
+
+def read_json(path: Path, *keys: str) -> dict:
+    """A JSON object that has `keys`. Raises UserError with the path."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path}: does not say {', '.join(missing)}")
+    return content
+
+
 def read_layout(unet_folder: Path, config) -> tuple[str, ...]:
     """The ids that a saved UNet embeds, in order. Raises UserError if they do not fit its config."""
     path = unet_folder / LAYOUT_FILE
-    layout = tuple(json.loads(path.read_text())["added_time_ids"]) if path.exists() else STOCK_IDS
+    layout = read_json(path, "added_time_ids")["added_time_ids"] if path.exists() else STOCK_IDS
+    if not isinstance(layout, (list, tuple)) or not set(map(str, layout)) <= USUAL_VALUE.keys():
+        raise UserError(f"{path}: added_time_ids must be a list of {', '.join(USUAL_VALUE)}; found {layout}")
     num_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
     if len(layout) != num_ids:
         raise UserError(
             f"{unet_folder}: this UNet embeds {num_ids} added time ids, but {path.name} names {len(layout)} (absent: SVD's three);"
             f' write it, for example {{"added_time_ids": ["noise_aug_strength", "elevation_deg"]}}'
         )
-    return layout
+    return tuple(layout)
 
 
 def set_added_time_ids(unet: UNetSpatioTemporalConditionModel, old: Sequence[str], new: Sequence[str]) -> None:
@@ -163,7 +192,7 @@ def _new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
 
 
 def save_unet(
-    unet: UNetSpatioTemporalConditionModel, state_dict: dict[str, Tensor], layout: Sequence[str], folder: Path
+    unet: UNetSpatioTemporalConditionModel, layout: Sequence[str], state_dict: dict[str, Tensor], folder: Path
 ) -> None:
     """`state_dict` as a UNet folder that stock diffusers loads, with the names of its added time ids beside it."""
     unet.save_config(folder)

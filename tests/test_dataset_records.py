@@ -51,6 +51,8 @@ def test_the_dummy_dataset_is_sixteen_and_four_records_spread_over_the_elevation
         (line(elevation=[91] * 6), "in [-90, 90], found 91"),
         (line(elevation=[float("nan")] * 6), "found nan"),
         (line(elevation=[True] * 6), "found True"),
+        (line(elevation=[10**400] * 6), "in [-90, 90]"),
+        ("[" * 100_000, "not JSON"),
         (line(elevation=["10"] * 6), "found '10'"),
         (line(image_path=["../x.png"] * 6), "'../x.png' leaves data.root"),
         (line(image_path=["a/../../x.png"] * 6), "leaves data.root"),

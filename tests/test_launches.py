@@ -97,4 +97,4 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     cfg = tiny_config()
     with pytest.raises(UserError, match="would not synchronise"):
-        make_accelerator(cfg.run, cfg.train, cfg.optim)
+        make_accelerator(cfg.train, cfg.optim)

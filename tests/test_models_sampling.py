@@ -20,7 +20,7 @@ def pipeline(svd, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("stock") / "base"
     shutil.copytree("tiny_svd", folder, ignore=shutil.ignore_patterns("unet"))
-    save_unet(svd.unet, svd.unet.state_dict(), svd.encoders.layout, folder / "unet")
+    save_unet(svd.unet, svd.encoders.layout, svd.unet.state_dict(), folder / "unet")
     pipeline = StableVideoDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

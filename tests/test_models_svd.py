@@ -93,29 +93,29 @@ def model(**changes) -> Model:
 
 @pytest.mark.parametrize("layout", [STOCK_SHAPED, TWO, FOUR])
 def test_a_saved_unet_loads_again_in_its_own_layout_bit_by_bit(layout, tmp_path):
-    unet = load_unet(find_base(model()).unet, model(added_time_ids=layout))
-    save_unet(unet, unet.state_dict(), layout, tmp_path / "unet")
+    unet = load_unet(find_base(model()), model(added_time_ids=layout))
+    save_unet(unet, layout, unet.state_dict(), tmp_path / "unet")
     assert json.loads((tmp_path / "unet" / LAYOUT_FILE).read_text()) == {"added_time_ids": list(layout)}
-    again = load_unet(tmp_path, model(added_time_ids=layout))
+    again = load_unet(Base(tmp_path, tmp_path, None), model(added_time_ids=layout))
     assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values()))
     UNetSpatioTemporalConditionModel.from_pretrained(tmp_path / "unet")  # stock diffusers takes it as it is
 
 
 def test_a_layout_that_does_not_fit_the_weights_says_what_to_write(tmp_path):
-    unet = load_unet(find_base(model()).unet, model(added_time_ids=TWO))
-    save_unet(unet, unet.state_dict(), TWO, tmp_path / "unet")
+    unet = load_unet(find_base(model()), model(added_time_ids=TWO))
+    save_unet(unet, TWO, unet.state_dict(), tmp_path / "unet")
     (tmp_path / "unet" / LAYOUT_FILE).unlink()
     with pytest.raises(UserError, match=r"embeds 2 added time ids, but svd_mv.json names 3 .*write it"):
-        load_unet(tmp_path, model())
+        load_unet(Base(tmp_path, tmp_path, None), model())
 
 
 def test_weights_that_lack_a_tensor_are_refused_by_name(tmp_path):
-    unet = load_unet(find_base(model()).unet, model())
+    unet = load_unet(find_base(model()), model())
     state = unet.state_dict()
     del state["conv_in.weight"]
-    save_unet(unet, state, STOCK_SHAPED, tmp_path / "unet")
+    save_unet(unet, STOCK_SHAPED, state, tmp_path / "unet")
     with pytest.raises(UserError, match=r"conv_in\.weight"):
-        load_unet(tmp_path, model())
+        load_unet(Base(tmp_path, tmp_path, None), model())
 
 
 def test_a_damaged_weight_file_is_one_error(tmp_path):
@@ -123,7 +123,7 @@ def test_a_damaged_weight_file_is_one_error(tmp_path):
     weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="unet: cannot be loaded") as error:
-        load_svd(Base(tmp_path / "base", tmp_path / "base"), model())
+        load_svd(Base(tmp_path / "base", tmp_path / "base", None), model())
     assert "\n" not in str(error.value)
 
 
@@ -135,7 +135,7 @@ def test_everything_loads_in_fp32_and_only_the_unet_is_trainable(svd):
 
 
 def test_temporal_and_spatial_divide_the_unet_and_share_only_the_id_embedding():
-    unet = load_unet(find_base(model()).unet, model())
+    unet = load_unet(find_base(model()), model())
     chosen = {}
     for train in ("all", "temporal", "spatial"):
         assert f"training {train}: " in choose_trainable(unet, train)

@@ -1,30 +1,50 @@
 """Checkpoints: RUN/checkpoints/step_XXXXXXX, complete or not there at all.
 
-In one: `unet/` and `unet_ema/` (diffusers folders, fp32), the optimizer's state (`optimizer.pt`; under DeepSpeed `engine/` and each
-rank's part of the average), and `meta.json` with the step, the config and the versions.
+In one: `unet/` and `unet_ema/` (diffusers folders, fp32), the optimizer's state (`optimizer.pt`; under DeepSpeed `engine/` and
+each rank's part of the average), and `meta.json` with step, config, versions, and the checksum of every other file.
 """
 
+import hashlib
 import json
 import os
+import pickle
 import platform
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils.config import Section, Train, UserError
+from utils.config import Section, Train, UserError, to_json
 from utils.ema import Ema
 from utils.weights import full_weights, is_deepspeed
 
 META = "meta.json"
+META_KEYS = ("step", "samples", "window", "config", "engine", "files")
 ENGINE_TAG = "zero"
-SaveUnet = Callable[[dict[str, Tensor], Path], None]
+FIXED_KEYS = ("optim.name", "model.train", "model.added_time_ids")  # the optimizer's state would not fit
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and what of it a checkpoint keeps."""
+
+    accelerator: Accelerator
+    unet: nn.Module  # inside `model`
+    model: nn.Module  # as prepared: the one to call
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    frozen: dict[str, Tensor]  # the UNet's untrained weights, fp32
+    write_unet: Callable[[dict[str, Tensor], Path], None]  # a state dict -> a UNet folder
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
@@ -44,22 +64,63 @@ def find_checkpoint(run_folder: Path, cfg: Section) -> Path | None:
 
 
 def read_meta(checkpoint: Path) -> dict:
+    """Raises UserError if it cannot be read, or does not say what a checkpoint says."""
     try:
-        return json.loads((checkpoint / META).read_text())
+        meta = json.loads((checkpoint / META).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint / META}: cannot be read: {error}") from None
+        raise damaged(checkpoint, f"{META} cannot be read: {error}") from None
+    missing = [key for key in META_KEYS if not isinstance(meta, dict) or key not in meta]
+    if missing:
+        raise damaged(checkpoint, f"{META} lacks {', '.join(missing)}")
+    return meta
+
+
+def damaged(checkpoint: Path, why: str) -> UserError:
+    """The error of a checkpoint that must not be used, with the one to go on from instead."""
+    earlier = [path for path in checkpoints(checkpoint.parent.parent) if path.name < checkpoint.name]
+    way_on = f"remove it, and the same command goes on from {earlier[-1]}" if earlier else "there is no earlier one"
+    return UserError(f"{checkpoint} is damaged: {why}; {way_on}")
+
+
+def verify(checkpoint: Path, files: dict[str, str]) -> None:
+    """Compare every file with its checksum in meta.json. Raises UserError naming the first that differs."""
+    found = checksums(checkpoint)
+    for name, expected in files.items():
+        if name not in found:
+            raise damaged(checkpoint, f"{name} is missing")
+        if found[name] != expected:
+            raise damaged(checkpoint, f"{name} is not what was saved (its checksum differs)")
+
+
+def checksums(checkpoint: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file but meta.json; hashlib lets threads run side by side."""
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != META)
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_sha256, paths)
+    return {path.relative_to(checkpoint).as_posix(): digest for path, digest in zip(paths, digests)}
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def changed_keys(saved: dict, cfg: Section) -> list[str]:
-    """Keys whose value differs from the saved config's. Raises UserError for model.* and noise.* not in run.allow_changed."""
-    now = cfg.model_dump(mode="json", by_alias=True)
+    """Keys whose value differs from the saved config's. Raises UserError for those that must not, or that nobody allowed."""
     changed = [
         f"{section}.{key}"
-        for section, keys in now.items()
+        for section, keys in to_json(cfg).items()
         for key, value in keys.items()
-        if section != "run" and saved.get(section, {}).get(key) != value
+        if (section != "run" or key == "seed") and saved.get(section, {}).get(key) != value
     ]
-    refused = [key for key in changed if key.split(".")[0] in ("model", "noise") and key not in cfg.run.allow_changed]
+    fixed = [key for key in changed if key in FIXED_KEYS]
+    if fixed:
+        raise UserError(
+            f"the checkpoint's optimizer state does not fit other values of {', '.join(fixed)}:"
+            " start a new run.name from its weights, with model.base=CHECKPOINT"
+        )
+    guarded = [key for key in changed if key.split(".")[0] in ("model", "noise", "run")]
+    refused = [key for key in guarded if key not in cfg.run.allow_changed]
     if refused:
         raise UserError(
             f"the checkpoint was trained with other values of {', '.join(refused)}:"
@@ -68,14 +129,14 @@ def changed_keys(saved: dict, cfg: Section) -> list[str]:
     return changed
 
 
-def check_engine(checkpoint: Path, accelerator: Accelerator) -> None:
+def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> None:
     """Refuse an optimizer state of another engine, or of another number of ZeRO processes, before anything is loaded."""
-    saved, now = read_meta(checkpoint)["engine"], engine(accelerator)
-    same = saved["type"] == now["type"] and (now["type"] == "plain" or saved["num_processes"] == now["num_processes"])
-    if not same:
+    now = engine(accelerator)
+    if saved["type"] != now["type"] or (now["type"] != "plain" and saved["num_processes"] != now["num_processes"]):
         raise UserError(
-            f"{checkpoint} was saved by {saved['num_processes']} process(es) under {saved['type']}, this is {now['num_processes']}"
-            f" under {now['type']}: launch it as before, or start a new run.name from its weights with model.base={checkpoint}"
+            f"{checkpoint} was saved by {saved['num_processes']} process(es) under {saved['type']}, this is"
+            f" {now['num_processes']} under {now['type']}: launch it as before, or start a new run.name from its weights"
+            f" with model.base={checkpoint}"
         )
 
 
@@ -85,70 +146,87 @@ def engine(accelerator: Accelerator) -> dict:
     return {"type": "plain" if stage is None else f"ZeRO-{stage}", "num_processes": accelerator.num_processes}
 
 
-def save_checkpoint(
-    run_folder: Path,
-    meta: dict,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer,
-    ema: Ema,
-    frozen: dict[str, Tensor],
-    save_unet: SaveUnet,
-) -> Path:
+def save_checkpoint(run_folder: Path, meta: dict, training: Training) -> Path:
     """Collective. Written to a temporary folder, synced to disk, then renamed: at no moment is half a checkpoint in sight.
 
-    `frozen`: the UNet's untrained weights (main process); `meta` needs `step`; `save_unet` writes a state dict as a UNet folder.
+    `meta`: step, samples, window, config. Raises UserError if it cannot be written; earlier checkpoints stay.
     """
     final = run_folder / "checkpoints" / f"step_{meta['step']:07d}"
-    partial = final.with_name(f".saving_{final.name}")
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    _save_weights(partial / "unet", accelerator, model, frozen, save_unet)
-    with ema.in_place_of_masters():
-        _save_weights(partial / "unet_ema", accelerator, model, frozen, save_unet)
-    if is_deepspeed(accelerator):
-        model.save_checkpoint(str(partial / "engine"), tag=ENGINE_TAG, exclude_frozen_parameters=True)
-        save_file({str(i): part.contiguous() for i, part in enumerate(ema.parts)}, _ema_part(partial, accelerator))
-    elif accelerator.is_main_process:
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        about = {"engine": engine(accelerator), "versions": _versions()}
-        (partial / META).write_text(json.dumps(meta | about, indent=1) + "\n")
-        _sync_to_disk(partial)
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        _sync_to_disk(final.parent, files=False)
+    torso = final.with_name(f".saving_{final.name}")
+    main, accelerator = training.accelerator.is_main_process, training.accelerator
+    try:
+        if main:
+            shutil.rmtree(torso, ignore_errors=True)
+            torso.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        _write_state(torso, training)
+        accelerator.wait_for_everyone()
+        if main:
+            about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(torso)}
+            (torso / META).write_text(json.dumps(meta | about, indent=1) + "\n")
+            _sync_to_disk(torso)
+            _hide(final)
+            torso.rename(final)
+            _sync_to_disk(final.parent, files=False)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
+        kept = checkpoints(run_folder)
+        last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        raise UserError(f"{final}: cannot be saved: {str(error).splitlines()[0]}; {last}") from error
     accelerator.wait_for_everyone()
     return final
 
 
-def _save_weights(
-    folder: Path, accelerator: Accelerator, model: nn.Module, frozen: dict[str, Tensor], save_unet: SaveUnet
-) -> None:
+def _write_state(folder: Path, training: Training) -> None:
+    _write_weights(folder / "unet", training)
+    with training.ema.in_place_of_masters():
+        _write_weights(folder / "unet_ema", training)
+    if is_deepspeed(training.accelerator):
+        training.model.save_checkpoint(str(folder / "engine"), tag=ENGINE_TAG, exclude_frozen_parameters=True)
+        parts = {str(i): part.contiguous() for i, part in enumerate(training.ema.parts)}
+        save_file(parts, _ema_part(folder, training.accelerator))
+    elif training.accelerator.is_main_process:
+        torch.save(training.optimizer.state_dict(), folder / "optimizer.pt")
+
+
+def _write_weights(folder: Path, training: Training) -> None:
     trained = {}
-    for name, weight in full_weights(accelerator.unwrap_model(model), accelerator):
-        if accelerator.is_main_process:
-            trained[name] = weight.cpu()
-    if accelerator.is_main_process:
-        save_unet(frozen | trained, folder)
+    for name, weight in full_weights(training.unet, training.accelerator):
+        if training.accelerator.is_main_process:
+            trained[name] = weight.to("cpu", copy=True)  # ZeRO hands out views of larger buffers
+    if training.accelerator.is_main_process:
+        training.write_unet(training.frozen | trained, folder)
 
 
-def load_checkpoint(checkpoint: Path, accelerator: Accelerator, model: nn.Module, optimizer, ema: Ema) -> None:
-    """The optimizer's state and the average; the weights too under DeepSpeed (elsewhere the UNet was loaded from `unet/`)."""
-    if is_deepspeed(accelerator):
-        with _weights_only_unpickling():
-            model.load_checkpoint(str(checkpoint / "engine"), tag=ENGINE_TAG, load_module_strict=False)
-        parts = load_file(_ema_part(checkpoint, accelerator))
-        ema.load([parts[str(i)] for i in range(len(parts))])
-        return
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
-    saved = load_unet_weights(checkpoint / "unet_ema")
-    names = [name for name, parameter in accelerator.unwrap_model(model).named_parameters() if parameter.requires_grad]
-    ema.load([saved[name] for name in names])
+def load_checkpoint(checkpoint: Path, training: Training) -> None:
+    """The optimizer's state and the average; the weights too under DeepSpeed (elsewhere the UNet was loaded from `unet/`).
+
+    Raises UserError if a file is damaged, or is a pickle that would run code.
+    """
+    try:
+        if is_deepspeed(training.accelerator):
+            with _weights_only_unpickling():
+                path, _ = training.model.load_checkpoint(
+                    str(checkpoint / "engine"), tag=ENGINE_TAG, load_module_strict=False
+                )
+            if path is None:
+                raise damaged(checkpoint, "DeepSpeed found no state in engine/")
+            parts = load_file(_ema_part(checkpoint, training.accelerator))
+            training.ema.load([parts[str(i)] for i in range(len(parts))])
+            return
+        state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        training.optimizer.load_state_dict(state)
+        saved = load_unet_weights(checkpoint / "unet_ema")
+        names = [name for name, parameter in training.unet.named_parameters() if parameter.requires_grad]
+        training.ema.load([saved[name] for name in names])
+    except pickle.UnpicklingError as error:
+        raise damaged(checkpoint, f"a pickle in it is refused: {_why_refused(error)}") from None
+    except (OSError, EOFError, KeyError, SafetensorError) as error:
+        raise damaged(checkpoint, str(error).splitlines()[0]) from None
+
+
+def _why_refused(error: Exception) -> str:
+    names = re.findall(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)[: ]+(\S+)", str(error))
+    return f"it would run {next(name for name in names[0] if name)}" if names else "it holds more than numbers"
 
 
 def load_unet_weights(folder: Path) -> dict[str, Tensor]:
@@ -160,30 +238,45 @@ def _ema_part(checkpoint: Path, accelerator: Accelerator) -> Path:
     return checkpoint / f"ema_rank_{accelerator.process_index:05d}.safetensors"
 
 
-class _weights_only_unpickling:
+@contextmanager
+def _weights_only_unpickling() -> Iterator[None]:
     """DeepSpeed loads with weights_only=False; within, torch overrides it, so that a checkpoint cannot carry code."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
-    def __enter__(self):
-        from deepspeed.runtime.fp16.loss_scaler import LossScaler
-        from deepspeed.runtime.zero.config import ZeroStageEnum
-        from deepspeed.utils.tensor_fragment import fragment_address
-
-        torch.serialization.add_safe_globals([fragment_address, LossScaler, ZeroStageEnum])
-        os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-
-    def __exit__(self, *_):
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with torch.serialization.safe_globals([fragment_address, LossScaler, ZeroStageEnum]):
+            yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def prune(run_folder: Path, train: Train) -> None:
     """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`; remove torsos of earlier saves."""
-    for torso in (run_folder / "checkpoints").glob(".*_step_*"):
-        shutil.rmtree(torso)
+    remove_torsos(run_folder)
     for checkpoint in checkpoints(run_folder)[: -train.keep_last]:
         step = int(checkpoint.name.removeprefix("step_"))
         if not (train.keep_every_steps and step % train.keep_every_steps == 0):
-            hidden = checkpoint.rename(checkpoint.with_name(f".removing_{checkpoint.name}"))
-            shutil.rmtree(hidden)
+            _hide(checkpoint)
+    remove_torsos(run_folder)
+
+
+def remove_torsos(run_folder: Path) -> None:
+    """Of saving or removing that was cut off: hidden folders, which nothing takes for checkpoints."""
+    for torso in (run_folder / "checkpoints").glob(".*_step_*"):
+        shutil.rmtree(torso)
+
+
+def _hide(checkpoint: Path) -> None:
+    """Take it out of sight in one move; `remove_torsos` removes it."""
+    if checkpoint.exists():
+        checkpoint.rename(checkpoint.with_name(f".removing_{checkpoint.name}"))
 
 
 def _versions() -> dict[str, str]:

@@ -39,7 +39,9 @@ class Run(Section):
     resume: Literal["auto", "never", "must"] = key(
         "auto", "go on from the newest checkpoint: if there is one, never, or fail without one"
     )
-    allow_changed: tuple[str, ...] = key((), "keys of model.* and noise.* that may differ from the checkpoint's")
+    allow_changed: tuple[str, ...] = key(
+        (), "keys of model.* and noise.*, and run.seed, that may differ from the checkpoint's"
+    )
 
 
 class Data(Section):
@@ -48,7 +50,7 @@ class Data(Section):
     num_frames: int = key(21, "views of one full circle; an orbit holds k times as many", "views", ge=2)
     size_px: int = key(576, "side of the square views", "pixels", ge=8, multiple_of=8)
     background: Literal["white", "random"] = key("white", "what alpha is composited on; random: one colour per sample")
-    object_fill: Annotated[float, Field(gt=0, le=1)] | None = key(
+    object_fill: Annotated[float, Field(ge=0.1, le=1)] | None = key(
         None,
         "crop all views of an orbit to one square that the object fills to this fraction; null: no crop",
         "fraction",
@@ -131,6 +133,14 @@ class TrainConfig(Section):
     train: Train
     validate_: Validate = Field(alias="validate")  # `validate` itself is a method of pydantic's models
 
+    @model_validator(mode="after")
+    def _allowed_keys_exist(self):
+        allowed = {key for key in dotted_keys(TrainConfig) if key.split(".")[0] in ("model", "noise")} | {"run.seed"}
+        unknown = [key for key in self.run.allow_changed if key not in allowed]
+        if unknown:
+            raise ValueError(f"run.allow_changed: no key of model, noise or run.seed is called {', '.join(unknown)}")
+        return self
+
 
 class TinyBase(Section):
     out: str = key("tiny_svd", "where to write it", "folder")
@@ -199,17 +209,23 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
         _override(schema, raw, word)
     try:
         # Through JSON, so that pydantic's strict mode takes a list for a tuple but no "3", true or 3.0 for a 3.
-        return schema.model_validate_json(json.dumps(raw))
+        # A YAML date becomes a text, for a name may look like one.
+        return schema.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         raise UserError(f"{source}: " + "; ".join(_explain(schema, item) for item in error.errors())) from None
-    except TypeError as error:
-        raise UserError(f"{source}: {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no texts, an alias of itself, depth
+        raise UserError(f"{source}: not a config: {error}") from None
+
+
+def to_json(cfg: Section) -> dict:
+    """The resolved config as plain dicts, lists and numbers, under the names of the YAML."""
+    return cfg.model_dump(mode="json", by_alias=True)
 
 
 def to_yaml(cfg: Section, stream) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
-    yaml.dump(cfg.model_dump(mode="json", by_alias=True), stream)
+    yaml.dump(to_json(cfg), stream)
 
 
 def _read_yaml(path: Path) -> dict:
@@ -222,6 +238,8 @@ def _read_yaml(path: Path) -> dict:
     except YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not valid YAML"
         raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {' '.join(problem.split())}") from None
+    except (ValueError, KeyError, RecursionError) as error:  # what ruamel.yaml lets through, as for the date 2024-13-45
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections with keys, found {type(raw).__name__}")
     return raw
@@ -235,12 +253,12 @@ def _override(schema: type[Section], raw: dict, word: str) -> None:
     if not isinstance(raw.setdefault(section, {}), dict):
         raise UserError(f"{section}: expected keys, found {raw[section]!r}")
     known = sections(schema).get(section)
-    if known is not None and field in known.model_fields and known.model_fields[field].annotation is str:
-        raw[section][field] = text  # a text stays as it was typed, 001 included
+    if known is not None and field in known.model_fields and known.model_fields[field].annotation in (str, str | None):
+        raw[section][field] = None if text == "null" else text  # a text stays as it was typed, 001 included
         return
     try:
         raw[section][field] = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, KeyError, RecursionError):
         raise UserError(f"{name}: '{text}' is not a YAML value") from None
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+SLICE = 2**24
+
 
 class Ema:
     """Follows the fp32 masters of this rank (`utils.weights.master_parts`): no gathering, 4 bytes a parameter over the ranks."""
@@ -31,9 +33,11 @@ class Ema:
     @torch.no_grad()
     def _exchange(self) -> None:
         for master, part in zip(self.masters, self.parts, strict=True):
-            held = master.detach().clone()
-            master.detach().copy_(part)
-            part.copy_(held)
+            # In slices: under ZeRO on one rank a part is the whole model.
+            for one, other in zip(master.detach().view(-1).split(SLICE), part.view(-1).split(SLICE)):
+                held = one.clone()
+                one.copy_(other)
+                other.copy_(held)
 
     @torch.no_grad()
     def load(self, parts: list[Tensor]) -> None:

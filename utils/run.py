@@ -4,19 +4,21 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from tqdm import tqdm
 
 from utils.config import Optim, Run, Section, Train, UserError, to_yaml
 
 log = logging.getLogger("svd_mv")
+PATIENCE = timedelta(hours=2)  # of ranks that wait for the first one to download a base or to save
 
 
-def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
+def make_accelerator(train: Train, optim: Optim) -> Accelerator:
     """The Accelerator of the launcher that started us. The YAML's batch, accumulation and clip value rule in every engine.
 
     Raises UserError where processes were asked for that do not run or would not synchronise, and for fp16.
@@ -27,7 +29,9 @@ def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
     accelerator = Accelerator(
         cpu=on_cpu and not deepspeed,
         gradient_accumulation_steps=train.grad_accum_steps,
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if on_cpu and deepspeed else [],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu and deepspeed else {}))
+        ],
     )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise UserError(
@@ -45,7 +49,8 @@ def make_accelerator(run: Run, train: Train, optim: Optim) -> Accelerator:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
         settings["zero_force_ds_cpu_optimizer"] = False
-    set_seed(run.seed)  # for nothing of ours, which draws from the generator of sample n
+        # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
+        accelerator.state.deepspeed_plugin.dschf = None
     return accelerator
 
 
@@ -55,9 +60,13 @@ def _check_processes_asked_for() -> None:
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    parent = psutil.Process().parent()
-    words = parent.cmdline() if parent else []
-    launch = next((i for i, word in enumerate(words) if word in ("launch", "accelerate.commands.launch")), None)
+    try:
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+    except psutil.Error:  # it has gone, or is not ours to look at
+        return
+    names = ("launch", "launch.py", "accelerate-launch", "accelerate.commands.launch")
+    launch = next((i for i, word in enumerate(words) if Path(word).name in names), None)
     if launch is None or "WORLD_SIZE" in os.environ or not any("accelerate" in word for word in words[: launch + 1]):
         return
     asked = launch_command_parser().parse_args(words[launch + 1 :])
@@ -86,11 +95,13 @@ def open_run(run: Run, accelerator: Accelerator) -> Path:
     return folder
 
 
-def write_config(cfg: Section, folder: Path, accelerator: Accelerator) -> None:
+def write_config(cfg: Section, folder: Path) -> None:
     """RUN/config.yaml: the resolved config."""
-    if accelerator.is_main_process:
+    try:
         with open(folder / "config.yaml", "w", encoding="utf-8") as file:
             to_yaml(cfg, file)
+    except OSError as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be written: {error.strerror}") from None
 
 
 class _Console(logging.Handler):
@@ -131,9 +142,15 @@ class StopRequests:
         return self.signalled or self.file.exists()
 
 
-def any_rank(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Each flag, true if it is on any rank: one small all-reduce, so that all ranks decide alike."""
+def ignore_signals(_: int) -> None:
+    """In a loading process: a signal to the whole process group is for the training process, which then ends this one."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def any_rank(accelerator: Accelerator, flag: bool) -> bool:
+    """True on all ranks if it is true on any: one small all-reduce, so that all decide alike."""
     if accelerator.num_processes == 1:
-        return list(flags)
-    counts = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    return [bool(count) for count in accelerator.reduce(counts, reduction="sum").tolist()]
+        return flag
+    count = torch.tensor(float(flag), device=accelerator.device)
+    return bool(accelerator.reduce(count, reduction="sum") > 0)

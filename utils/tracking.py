@@ -1,6 +1,8 @@
 """Where a run's numbers and videos go: always metrics.jsonl, and wandb or TensorBoard beside it."""
 
 import json
+import math
+import os
 import secrets
 from pathlib import Path
 
@@ -12,9 +14,21 @@ class Metrics:
     """RUN/metrics.jsonl: one JSON object a line, each with its step. Cut back to `step` when opened, for a resumed run."""
 
     def __init__(self, path: Path, step: int):
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
-        self.path = path
+        self.path, fresh = path, path.with_suffix(".tmp")
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.writelines(line for line in self._lines() if self._step(line) <= step)
+        os.replace(fresh, path)  # a kill in between leaves the old one
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
+
+    @staticmethod
+    def _step(line: str) -> float:
+        """Infinite for a line that was cut off."""
+        try:
+            return json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            return math.inf
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
@@ -23,7 +37,7 @@ class Metrics:
     def video(self, step: int, name: str, path: Path) -> None:
         """Videos are files under RUN/validation already."""
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Nothing is held open."""
 
 
@@ -46,7 +60,7 @@ class TensorBoard:
         image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=gif_bytes(frames))
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.writer.close()
 
 
@@ -66,7 +80,7 @@ class Wandb:
                 dir=folder,
                 config=cfg.model_dump(mode="json", by_alias=True),
             )
-        except wandb.errors.UsageError as error:
+        except wandb.errors.Error as error:
             raise UserError(
                 f"run.tracker: wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or set WANDB_MODE=offline,"
                 " or use run.tracker=tensorboard"
@@ -83,8 +97,8 @@ class Wandb:
 
         self.run.log({"step": step, name: wandb.Video(str(path), format="mp4")})
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class Trackers:
@@ -108,6 +122,6 @@ class Trackers:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error_type, *_):
         for tracker in self.trackers:
-            tracker.close()
+            tracker.close(failed=error_type is not None)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -31,27 +32,43 @@ def full_weights(unet: nn.Module, accelerator: Accelerator) -> Iterator[tuple[st
 
 
 @torch.no_grad()
-def restore_masters(unet: nn.Module, weights: dict[str, Tensor]) -> None:
+def restore_masters(unet: nn.Module, weights: dict[str, Tensor], accelerator: Accelerator) -> None:
     """Give a DeepSpeed engine its fp32 starting weights back: it made its masters from a bf16 copy."""
-    from deepspeed.utils import safe_set_full_fp32_param
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
     for name, parameter in unet.named_parameters():
-        if parameter.requires_grad:
-            safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+        if parameter.requires_grad and hasattr(parameter, "ds_tensor"):
+            # ZeRO-3. Its own safe_set_full_fp32_param fails where the number of ranks does not divide a weight (0.19.8).
+            size = parameter.ds_tensor.numel()
+            whole = F.pad(weights[name].flatten(), (0, size * accelerator.num_processes - weights[name].numel()))
+            safe_set_local_fp32_param(
+                parameter, whole[size * accelerator.process_index :][:size].to(accelerator.device)
+            )
+        elif parameter.requires_grad:
+            safe_set_full_fp32_param(parameter, weights[name].to(accelerator.device))
 
 
 @torch.no_grad()
-def lend_unet(model: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The prepared model's UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
+def lend_unet(unet: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The trained UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
 
     Its own forward can run on one rank alone, as the engine's cannot under ZeRO-3. It shares memory with the model where
     the type is the same, so it is valid until the weights change.
     """
-    unet = accelerator.unwrap_model(model)
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-    state = {name: weight.detach().to(dtype) for name, weight in unet.state_dict().items()}
+    state = {name: _whole(weight).to(dtype) for name, weight in unet.named_parameters() if not weight.requires_grad}
     state |= {name: weight.to(dtype) for name, weight in full_weights(unet, accelerator)}
     with torch.device("meta"):
         lent = type(unet).from_config(unet.config)
     lent.load_state_dict(state, assign=True)
     return lent.requires_grad_(False).eval()
+
+
+def _whole(frozen: Tensor) -> Tensor:
+    """A frozen weight, gathered if ZeRO-3 has divided it."""
+    if not hasattr(frozen, "ds_tensor"):
+        return frozen.detach()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([frozen]):
+        return frozen.detach().clone()
