@@ -1,20 +1,27 @@
 """The laws of the loop, on one process: `train` itself is called, with the tiny model and the dummy dataset."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
+from launch import ENVIRONMENT
 from PIL import Image
 from safetensors.torch import load_file
 
 import commands.train
-from commands.train import train
-from utils.checkpoint import checkpoints
-from utils.config import UserError
+from commands.train import encode, train
+from dataset.views import Orbit
+from models.objective import draw
+from utils.checkpoint import changed_keys, checkpoints, checksums, read_meta
+from utils.config import Noise, UserError, to_json
 from utils.run import StopRequests
 from utils.video import read_mp4
 
@@ -222,3 +229,165 @@ def test_a_checkpoint_is_a_base_and_its_average_runs_in_the_stock_pipeline(tiny_
         output_type="np",
     ).frames
     assert frames.shape == (1, 3, 32, 32, 3)
+
+
+def test_samples_are_counted_through_resumes_with_other_batch_sizes(tiny_config, tmp_path):
+    for batch_size, max_steps, samples in ((2, 1, 2), (1, 3, 4), (3, 4, 7)):
+        train(tiny_config("run.name=r", f"train.batch_size={batch_size}", f"train.max_steps={max_steps}"))
+        assert read_meta(checkpoints(tmp_path / "r")[-1])["samples"] == samples
+
+
+def test_what_an_ended_run_did_beyond_its_checkpoint_is_done_again(tiny_config, tmp_path, monkeypatch):
+    short = ("validate.num_inference_steps=2", "validate.num_records=1")
+    cfg = tiny_config("run.name=r", "train.max_steps=3", "train.save_every_steps=2", "validate.every_steps=3", *short)
+    train(cfg)
+    run = tmp_path / "r"
+    shutil.rmtree(run / "checkpoints/step_0000003")  # as if killed after the validation and before the save
+    first = (run / "validation/step_0000003/metrics.json").read_text()
+    (run / "validation/step_0000003/000_table.mp4").unlink()
+    (run / "checkpoints/.saving_step_0000003").mkdir()
+    train(cfg)
+    assert (run / "validation/step_0000003/metrics.json").read_text() == first
+    assert (run / "validation/step_0000003/000_table.mp4").exists()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val/loss" in line] == [3]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_0000002", "step_0000003"]
+
+
+def test_the_optimizers_settings_are_the_yamls_after_a_resume_too(tiny_config, tmp_path):
+    train(tiny_config("run.name=r", "train.max_steps=1"))
+    train(tiny_config("run.name=r", "train.max_steps=2", "optim.weight_decay=0.5", "optim.betas=[0.5, 0.6]"))
+    group = torch.load(checkpoints(tmp_path / "r")[-1] / "optimizer.pt", weights_only=True)["param_groups"][0]
+    assert group["weight_decay"] == 0.5 and tuple(group["betas"]) == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ("optim.name=sgd", "does not fit other values of optim.name"),
+        ("model.train=temporal", "does not fit other values of model.train"),
+        ("model.added_time_ids=[elevation_deg]", "does not fit other values of model.added_time_ids"),
+        ("run.seed=7", "other values of run.seed"),
+    ],
+)
+def test_what_a_checkpoint_cannot_go_on_with_is_refused(change, fragment, tiny_config, tmp_path):
+    saved = to_json(tiny_config())
+    with pytest.raises(UserError, match=fragment):
+        changed_keys(saved, tiny_config(change, "run.allow_changed=[model.train, model.added_time_ids]"))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_is_offered(tiny_config, tmp_path):
+    longer = ("run.name=r", "train.max_steps=3")
+    train(tiny_config("run.name=r", "train.max_steps=2", "train.save_every_steps=1"))
+    last = checkpoints(tmp_path / "r")[-1]
+    (tmp_path / "whole").mkdir()
+    for name in ("unet/diffusion_pytorch_model.safetensors", "unet_ema/config.json", "optimizer.pt", "meta.json"):
+        shutil.copytree(last, tmp_path / "whole/copy")
+        content = bytearray((last / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (last / name).write_bytes(content if name != "meta.json" else b"{}")
+        with pytest.raises(UserError, match=rf"step_0000002 is damaged: {name} .*goes on from .*step_0000001"):
+            train(tiny_config(*longer))
+        shutil.rmtree(last)
+        shutil.move(tmp_path / "whole/copy", last)
+    (last / "optimizer.pt").unlink()
+    with pytest.raises(UserError, match=r"optimizer\.pt is missing"):
+        train(tiny_config(*longer))
+    shutil.rmtree(last)
+    train(tiny_config(*longer))
+    assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000003"]
+
+
+class Planted:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_checkpoint_that_carries_code_is_refused(tiny_config, tmp_path):
+    train(tiny_config("run.name=r", "train.max_steps=1"))
+    checkpoint = checkpoints(tmp_path / "r")[-1]
+    torch.save(Planted(tmp_path / "ran"), checkpoint / "optimizer.pt")
+    meta = read_meta(checkpoint)
+    (checkpoint / "meta.json").write_text(json.dumps(meta | {"files": checksums(checkpoint)}))
+    with pytest.raises(UserError, match=r"a pickle in it is refused: it would run \S*open"):
+        train(tiny_config("run.name=r", "train.max_steps=2"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tiny_config, tmp_path, monkeypatch):
+    original, calls = torch.save, count(1)
+
+    def full_disk(*arguments, **keywords):
+        if next(calls) == 2:
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        original(*arguments, **keywords)
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(
+        UserError, match=r"step_0000002: cannot be saved: .*file write failed; the last good checkpoint is .*0001"
+    ):
+        train(tiny_config("run.name=r", "train.max_steps=3", "train.save_every_steps=1"))
+    assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001"]
+
+
+def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, orbit_pixels):
+    pixels = torch.cat([orbit_pixels, orbit_pixels.flip(1)])
+    orbit = Orbit(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
+    dropped_numbers = []
+    coins = {seed: draw(seed, [6, 7], Noise(cond_dropout=0.5), (1, 1), (1, 1)).dropped.sum() for seed in range(20)}
+    seed = next(seed for seed, dropped in coins.items() if dropped == 1)
+    for dropout in (0.0, 0.5):
+        noise = Noise(cond_dropout=dropout)
+        latents, cond, draws = encode(orbit, svd.encoders, seed, noise, torch.device("cpu"))
+        torch.testing.assert_close(latents, svd.encoders.latents(pixels))
+        for row in range(2):
+            alone = draw(seed, [6 + row], noise, latents.shape[1:], pixels.shape[2:])
+            expected = svd.encoders.condition(
+                pixels[row : row + 1, 0], orbit.elevation_deg[row : row + 1], alone.noise_aug_strength, alone.cond_noise
+            )
+            assert draws.sigma[row] == alone.sigma and torch.equal(draws.noise[row], alone.noise[0])
+            torch.testing.assert_close(cond.added_time_ids[row], expected.added_time_ids[0])
+            if draws.dropped[row]:
+                dropped_numbers.append(6 + row)
+                assert cond.latents[row].eq(0).all() and cond.image_embeds[row].eq(0).all()
+            else:
+                torch.testing.assert_close(cond.latents[row], expected.latents[0], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(cond.image_embeds[row], expected.image_embeds[0], atol=1e-5, rtol=1e-5)
+    assert len(dropped_numbers) == 1
+
+
+def signalled_run(tmp_path, ask) -> tuple[subprocess.Popen, str]:
+    """A real process with a loading process of its own; `ask(process)` once it has logged its first steps."""
+    fast = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
+    words = ("train", "train_config/tiny_cpu.yaml", *fast, "validate.every_steps=0", "train.max_steps=100000")
+    command = [sys.executable, "main.py", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ENVIRONMENT
+    )
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "step 3/" in line:
+            ask(process)
+    return process, output
+
+
+def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path, tiny_config):
+    requests = {
+        "file": lambda process: (tmp_path / "file/r/STOP").touch(),
+        "signal": lambda process: os.killpg(process.pid, signal.SIGTERM),
+    }
+    for name, ask in requests.items():
+        process, output = signalled_run(tmp_path / name, ask)
+        assert process.wait() == 0, output
+        assert "as requested; the same command goes on from there" in output
+        run = tmp_path / name / "r"
+        step = read_meta(checkpoints(run)[-1])["step"]
+        assert step >= 3
+    train(tiny_config(f"run.dir={tmp_path}/file", "run.name=r", f"train.max_steps={step + 1}", "data.num_workers=1"))
+    assert not (tmp_path / "file/r/STOP").exists(), "the next start removes it, and goes on"

@@ -1,14 +1,16 @@
 """The program under real launchers: DDP, DeepSpeed ZeRO-2, and launches that must be refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from launch import accelerate_launch
-from test_commands_train import metrics, update_error
+from test_commands_train import metrics, update_error, weights
 
 from commands.train import train
-from utils.checkpoint import checkpoints
+from utils.checkpoint import checkpoints, read_meta
 
 CONFIG = "train_config/tiny_cpu.yaml"
 SGD = (
@@ -25,53 +27,114 @@ def fast(tmp_path):
     return (f"run.dir={tmp_path}", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
 
 
-ENGINES = {
-    "DDP": ("--config_file", "accelerate_config/cpu.yaml", "--main_process_port", "0"),
-    "ZeRO-2": (
-        "--config_file", "accelerate_config/deepspeed_zero_2.yaml", "--num_processes", "2", "--mixed_precision", "no",
-        "--main_process_port", "0",
-    ),
-}  # fmt: skip
+PORT = ("--main_process_port", "0")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_two_ranks_of_one_are_one_rank_of_two(engine, fast, tiny_config, tmp_path):
-    """One SGD step: the same update, loss and clipped norm; then a validation that both ranks share, and a checkpoint."""
-    train(tiny_config(*SGD, "run.name=one", "train.max_steps=1", "train.batch_size=2"))
-    validate = ("validate.every_steps=1", "validate.num_records=2", "validate.num_inference_steps=2")
-    words = (*fast, *SGD, "run.name=two", "train.max_steps=1", "train.batch_size=1", *validate)
-    answer = accelerate_launch(*ENGINES[engine], "main.py", "train", CONFIG, *words)
+@pytest.fixture
+def engine_words(tmp_path):
+    """Launch words of two processes. ZeRO-3 is told to divide every weight: by default it leaves small ones whole."""
+    zero_3 = {
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "train_micro_batch_size_per_gpu": 1,
+    }
+    files = {"DDP": "accelerate_config/cpu.yaml", "ZeRO-2": "accelerate_config/deepspeed_zero_2.yaml"}
+
+    def words(engine: str, precision: str) -> tuple[str, ...]:
+        if engine == "ZeRO-3":
+            (tmp_path / "ds.json").write_text(json.dumps(zero_3 | {"bf16": {"enabled": precision == "bf16"}}))
+            config = f"deepspeed_config: {{deepspeed_config_file: {tmp_path}/ds.json, zero3_init_flag: false}}"
+            (tmp_path / "zero_3.yaml").write_text(f"distributed_type: DEEPSPEED\nnum_machines: 1\n{config}\n")
+            return ("--config_file", f"{tmp_path}/zero_3.yaml", "--num_processes", "2", *PORT)
+        return ("--config_file", files[engine], "--num_processes", "2", "--mixed_precision", precision, *PORT)
+
+    return words
+
+
+@pytest.mark.parametrize("engine", ["DDP", "ZeRO-2", "ZeRO-3"])
+def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, fast, tiny_config, tmp_path):
+    """Two SGD steps: the same weights, average, loss and norm; a validation that both ranks share, and a checkpoint."""
+    train(tiny_config(*SGD, "run.name=one", "train.max_steps=2", "train.batch_size=4"))
+    validate = ("validate.every_steps=2", "validate.num_records=2", "validate.num_inference_steps=2")
+    divided = ("train.batch_size=1", "train.grad_accum_steps=2")
+    words = (*fast, *SGD, "run.name=two", "train.max_steps=2", *divided, *validate)
+    answer = accelerate_launch(*engine_words(engine, "no"), "main.py", "train", CONFIG, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
     one, two = tmp_path / "one", tmp_path / "two"
     for which in ("unet", "unet_ema"):
         assert update_error(two, one, which) < 1e-5
     for name in ("train/loss", "train/grad_norm"):
-        assert metrics(two)[0][name] == pytest.approx(metrics(one)[0][name], rel=1e-5)
+        expected = [line[name] for line in metrics(one)]
+        assert [line[name] for line in metrics(two)] == pytest.approx(expected, rel=1e-5)
     assert metrics(one)[0]["train/grad_norm"] > 0.5, "the clip value is in force"
     meta = json.loads((checkpoints(two)[-1] / "meta.json").read_text())
-    assert meta["samples"] == 2 and meta["engine"] == {
+    assert meta["samples"] == 8 and meta["engine"] == {
         "type": "plain" if engine == "DDP" else engine,
         "num_processes": 2,
     }
-    report = json.loads((two / "validation/step_0000001/metrics.json").read_text())
+    report = json.loads((two / "validation/step_0000002/metrics.json").read_text())
     assert [row["name"] for row in report["records"]] == ["000_table", "001_boat"]
     assert not list((two / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("DDP", "no"), ("ZeRO-2", "bf16"), ("ZeRO-3", "bf16")])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, engine_words, fast, tmp_path):
+    """Four AdamW steps, and the last two again from the checkpoint between: weights, average, optimizer, logged numbers."""
+    words = (
+        "train.max_steps=4",
+        "train.batch_size=1",
+        "train.save_every_steps=2",
+        "validate.every_steps=0",
+        "model.train=temporal",
+    )
+    start = (*engine_words(engine, precision), "main.py", "train", CONFIG, *fast, *words, "train.log_every_steps=3")
+    answer = accelerate_launch(*start, "run.name=whole")
+    assert answer.returncode == 0, answer.stdout[-3000:]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints/step_0000004")
+    answer = accelerate_launch(*start, "run.name=resumed", "run.resume=must")
+    assert answer.returncode == 0, answer.stdout[-3000:]
+    assert f"resumed from {resumed}/checkpoints/step_0000002" in answer.stdout
+    assert metrics(resumed) == metrics(whole)
+    ours, theirs = ((read_meta(checkpoints(run)[-1])["files"]) for run in (resumed, whole))
+    safetensors = [name for name in theirs if name.endswith(".safetensors")]
+    assert len(safetensors) == (2 if engine == "DDP" else 4)
+    assert {name: ours[name] for name in safetensors} == {name: theirs[name] for name in safetensors}
+    for name in theirs:
+        if name.endswith(".pt"):
+            assert_equal(
+                *(torch.load(checkpoints(run)[-1] / name, weights_only=False) for run in (resumed, whole)), name
+            )
+
+
+def assert_equal(ours, theirs, place: str) -> None:
+    """Nested dicts and lists of tensors and plain values, bit by bit."""
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), place
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), place
+        for key in theirs:
+            assert_equal(ours[key], theirs[key], f"{place}/{key}")
+    elif isinstance(theirs, (list, tuple)):
+        assert len(ours) == len(theirs), place
+        for number, (mine, other) in enumerate(zip(ours, theirs)):
+            assert_equal(mine, other, f"{place}/{number}")
 
 
 def test_the_readmes_gpu_line_runs_on_a_cpu_with_the_tiny_config(fast, tmp_path):
     line = next(line for line in Path("README.md").read_text().splitlines() if line.startswith("python -m accelerate"))
     words = line.split()
     assert words[-2:] == ["train", "train_config/train_local_svd_mv.yaml"]
-    answer = accelerate_launch(
-        *words[3:-1], CONFIG, *fast, "run.name=gpu_line", "train.max_steps=2", "validate.every_steps=0"
-    )
+    still = ("optim.learning_rate=1e-30", "optim.weight_decay=0", "optim.warmup_steps=0", "validate.every_steps=0")
+    answer = accelerate_launch(*words[3:-1], CONFIG, *fast, *still, "run.name=gpu_line", "train.max_steps=2")
     assert answer.returncode == 0, answer.stdout[-3000:]
     run = tmp_path / "gpu_line"
     assert [line["step"] for line in metrics(run)] == [1, 2]
-    assert json.loads((checkpoints(run)[-1] / "meta.json").read_text())["engine"] == {
-        "type": "ZeRO-2",
-        "num_processes": 1,
-    }
+    assert read_meta(checkpoints(run)[-1])["engine"] == {"type": "ZeRO-2", "num_processes": 1}
+    base, saved = weights(Path("tiny_svd")), weights(checkpoints(run)[-1])
+    for name, weight in base.items():
+        if not name.startswith("add_embedding.linear_1"):  # remapped when loaded
+            assert torch.allclose(saved[name], weight, rtol=0, atol=1e-20), "bf16 masters would be rounded"
 
 
 def test_a_launch_that_would_not_synchronise_is_refused_with_the_reason(fast, tmp_path):

@@ -225,8 +225,8 @@ def load_checkpoint(checkpoint: Path, training: Training) -> None:
 
 
 def _why_refused(error: Exception) -> str:
-    names = re.findall(r"GLOBAL (\S+)|Unsupported (?:global|class|operand)[: ]+(\S+)", str(error))
-    return f"it would run {next(name for name in names[0] if name)}" if names else "it holds more than numbers"
+    name = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it would run {name[1]}" if name else "it holds more than numbers"
 
 
 def load_unet_weights(folder: Path) -> dict[str, Tensor]:
