@@ -1,5 +1,6 @@
 """SVD-MV's one door: `main.py COMMAND [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
 
+import errno
 import importlib
 import sys
 
@@ -39,6 +40,11 @@ def main(argv):
         # A data loader's worker puts its traceback in front of the message.
         message = str(error).rpartition("utils.config.UserError: ")[2]
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

@@ -6,6 +6,7 @@ import os
 from dataset.records import Records
 from models.svd import choose_trainable, find_base, unet_skeleton
 from utils.config import TrainConfig, to_yaml
+from utils.run import run_folder
 
 
 def check(cfg: TrainConfig) -> None:
@@ -13,7 +14,7 @@ def check(cfg: TrainConfig) -> None:
     to_yaml(cfg, text)
     records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validate_.meta))
     trained = choose_trainable(unet_skeleton(find_base(cfg.model, config_only=True), cfg.model), cfg.model.train)
-    print(f"{text.getvalue()}\n# {trained}")
+    print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}\n# {trained}")
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
     print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")

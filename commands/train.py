@@ -52,6 +52,8 @@ def train(cfg: TrainConfig) -> None:
     folder = open_run(cfg.run, accelerator)
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validate_.meta, cfg.data.num_frames)
+    if accelerator.is_main_process:
+        remove_torsos(folder)
     checkpoint = find_checkpoint(folder, cfg)
     first_step, first_sample, window = resume_point(checkpoint, cfg, accelerator)
     last_step = cfg.train.max_steps
@@ -164,10 +166,9 @@ def validation_forgotten(step: int, cfg: TrainConfig, folder: Path, accelerator:
 
 
 def rewind_run(folder: Path, checkpoint: Path | None, step: int, cfg: TrainConfig) -> None:
-    """Check that `checkpoint` is whole, remove what a run that ended early did beyond it, and note the config that goes on."""
+    """Check that `checkpoint` is whole, remove validations of a run that ended beyond it, and note the config that goes on."""
     if checkpoint:
         verify(checkpoint, read_meta(checkpoint)["files"])
-    remove_torsos(folder)
     for path in (folder / "validation").glob("step_*"):
         if path.name > validation_folder(folder, step).name:
             shutil.rmtree(path)

@@ -109,6 +109,7 @@ def load_svd(base: Base, model: Model) -> Svd:
 def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     variant = base.variant if base.unet == base.rest else None  # our checkpoints have none
     unet = _load(UNetSpatioTemporalConditionModel, base.unet, "unet", variant)
+    unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
     set_added_time_ids(unet, read_layout(base.unet / "unet", unet.config), model.added_time_ids)
     return unet
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import accelerate_launch
+from launch import ENVIRONMENT, accelerate_launch
 from test_commands_train import metrics, update_error, weights
 
 from commands.train import train
@@ -161,3 +161,28 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
     cfg = tiny_config()
     with pytest.raises(UserError, match="would not synchronise"):
         make_accelerator(cfg.train, cfg.optim)
+
+
+@pytest.mark.parametrize(("engine", "what"), [("DDP", "loss"), ("ZeRO-2", "gradient")])
+def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
+    engine, what, engine_words, fast, tmp_path, monkeypatch
+):
+    """The other kind of each engine is the same code: the loss is agreed on before, the norm is the engine's own."""
+    monkeypatch.setitem(ENVIRONMENT, "POISON", what)
+    words = (
+        *fast,
+        "run.name=r",
+        "train.batch_size=1",
+        "train.save_every_steps=1",
+        "validate.every_steps=0",
+        "train.max_steps=5",
+    )
+    answer = accelerate_launch(*engine_words(engine, "no"), "tests/poisoned.py", "train", CONFIG, *words)
+    assert answer.returncode != 0
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2 and lines[0] == lines[1], answer.stdout[-3000:]
+    name = "loss" if what == "loss" else "gradient norm"
+    assert lines[0].startswith(f"error: step 3: {name} is not finite, the weights were not changed: sample ")
+    assert "sample 5 (svd_meta.jsonl:" in lines[0], "rank 1's sample of the third step"
+    assert ("sample 4 (" in lines[0]) == (what != "loss")
+    assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000002"]

@@ -1,5 +1,6 @@
 """The door: help is instant, and every user error is one line and exit code 2."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -52,6 +53,9 @@ def test_train_help_lists_every_key_with_type_default_and_unit(capsys):
         (["check", "train_config/tiny_cpu.yaml", "model.base=stabilityai/nothing"], "hf download stabilityai/nothing"),
         (["check", "train_config/tiny_cpu.yaml", "model.base=tests"], "not in the diffusers SVD layout"),
         (["train", "train_config/tiny_cpu.yaml", "run.resume=must", "run.name=absent"], "there is no checkpoint in"),
+        (["train", "train_config/tiny_cpu.yaml", "run.name=2024-13-01", "optim.betas=2024-13-45"], "optim.betas"),
+        (["train", "train_config/tiny_cpu.yaml", "run.allow_changed=[noise.Pmean]"], "is called noise.Pmean"),
+        (["check", "train_config/tiny_cpu.yaml", "model.base=a/b--c"], "a name the hub cannot have"),
     ],
 )
 def test_user_errors_are_one_line_and_exit_2(words, fragment, capsys, tmp_path):
@@ -61,6 +65,37 @@ def test_user_errors_are_one_line_and_exit_2(words, fragment, capsys, tmp_path):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert fragment in captured.err
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert main.main(["train", "train_config/tiny_cpu.yaml", f"run.dir={tmp_path}/file"]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/file/tiny_cpu: cannot be written: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "fragment"),
+    [
+        ("unet/svd_mv.json", "not json", "svd_mv.json: cannot be read"),
+        ("unet/svd_mv.json", "[]", "svd_mv.json: does not say added_time_ids"),
+        ("unet/svd_mv.json", '{"added_time_ids": ["azimuth"]}', "found ['azimuth']"),
+        ("unet/config.json", "{}{", "unet: cannot be loaded"),
+        (
+            "vae/config.json",
+            '{"_class_name": "AutoencoderKLTemporalDecoder", "latent_channels": "x"}',
+            "vae: cannot be loaded",
+        ),
+        ("scheduler/scheduler_config.json", "", "scheduler: cannot be loaded"),
+        ("image_encoder/config.json", "[]", "image_encoder: cannot be loaded"),
+    ],
+)
+def test_a_base_with_a_damaged_part_is_one_line_that_names_it(part, content, fragment, capsys, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree("tiny_svd", base)
+    (base / part).write_text(content)
+    assert main.main(["train", "train_config/tiny_cpu.yaml", f"model.base={base}", f"run.dir={tmp_path}"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: {base}/{part.split('/')[0]}") and fragment in message
 
 
 def test_check_prints_the_config_and_what_follows(capsys):

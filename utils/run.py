@@ -4,12 +4,13 @@ import logging
 import os
 import signal
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 from tqdm import tqdm
 
 from utils.config import Optim, Run, Section, Train, UserError, to_yaml
@@ -80,19 +81,38 @@ def _check_processes_asked_for() -> None:
         )
 
 
+def run_folder(run: Run) -> Path:
+    return Path(run.dir, run.name)
+
+
 def open_run(run: Run, accelerator: Accelerator) -> Path:
-    """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written."""
-    folder = Path(run.dir, run.name)
+    """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written, or is not shared."""
+    folder = run_folder(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if accelerator.is_main_process:
             (folder / "STOP").unlink(missing_ok=True)
             _log_to(folder / "run.log")
+        _check_shared(folder, accelerator)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
     log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
-    accelerator.wait_for_everyone()
     return folder
+
+
+def _check_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Every rank must see what the first one writes: checkpoints of several machines are one folder."""
+    if accelerator.num_processes == 1:
+        return
+    name = broadcast_object_list([f".shared_{os.getpid()}_{time.time_ns()}"])[0]
+    if accelerator.is_main_process:
+        (folder / name).touch()
+    accelerator.wait_for_everyone()
+    unseen = any_rank(accelerator, not (folder / name).exists())
+    if accelerator.is_main_process:
+        (folder / name).unlink()
+    if unseen:
+        raise UserError(f"{folder} is not the same folder on all machines: run.dir must be on a shared file system")
 
 
 def write_config(cfg: Section, folder: Path) -> None:

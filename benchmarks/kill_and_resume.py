@@ -1,0 +1,137 @@
+"""SIGKILL at moments spread over training, saving and pruning; then the same command again: does it end as if nothing had been?
+
+`python benchmarks/kill_and_resume.py [20]`. A moment is the n-th micro-step, fsync, rename, removal, checksum or torch.save of the
+run; the process kills itself just before it, with no chance to clean up.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+RUN = (
+    "run.name=r",
+    "run.tracker=none",
+    "data.size_px=32",
+    "data.num_frames=7",
+    "data.num_workers=0",
+    "train.log_every_steps=3",
+)
+STEPS = (
+    "train.max_steps=6",
+    "train.save_every_steps=2",
+    "train.keep_last=1",
+    "validate.every_steps=0",
+    "train.batch_size=1",
+)
+
+
+def train_until(moment: int, run_dir: str, moments: list) -> None:
+    """In a process of its own: trains, notes what each moment was in `moments`, and dies at number `moment` (0: never)."""
+    import torch
+
+    import commands.train
+    from utils.config import TrainConfig, load_config
+
+    torch.set_num_threads(1)
+    numbers = count(1)
+
+    def watch(module, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*arguments, **keywords):
+            moments.append(f"{name} {Path(str(arguments[0])).name[:30]}" if module is os else name)
+            if next(numbers) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **keywords)
+
+        setattr(module, name, watched)
+
+    for module, name in (
+        (commands.train, "denoising_loss"),
+        (torch, "save"),
+        (hashlib, "file_digest"),
+        (os, "fsync"),
+        (os, "rename"),
+        (os, "unlink"),
+        (os, "rmdir"),
+    ):
+        watch(module, name)
+    cfg = load_config(TrainConfig, ["train_config/tiny_cpu.yaml", f"run.dir={run_dir}", *RUN, *STEPS])
+    commands.train.train(cfg)
+
+
+def run(moment: int, run_dir: Path) -> tuple[int | None, list[str]]:
+    """-> exit code (-9: killed) and what the moments were."""
+    with multiprocessing.Manager() as manager:
+        moments = manager.list()
+        process = context().Process(target=train_until, args=(moment, str(run_dir), moments))
+        process.start()
+        process.join()
+        return process.exitcode, list(moments)
+
+
+def context():
+    """A server that has imported the program once, and forks each run from there."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["commands.train"])
+    return forkserver
+
+
+def outcome(run_dir: Path) -> dict:
+    """What must not depend on having been killed: the last checkpoint with all checksums, no torso, and the logged losses.
+
+    A checkpoint that was to be pruned at the very end may stay: the next save would remove it.
+    """
+    folder = run_dir / "r"
+    saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    torsos = [name for name in saved if name.startswith(".")]
+    files = json.loads((folder / "checkpoints" / saved[-1] / "meta.json").read_text())["files"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "last": saved[-1],
+        "torsos": torsos,
+        "files": files,
+        "losses": [(line["step"], line["train/loss"]) for line in lines],
+    }
+
+
+def kill_and_resume(num_moments: int, work: Path) -> list[str]:
+    """-> a line per moment. Raises AssertionError if one of them is not survived."""
+    code, moments = run(0, work / "whole")
+    assert code == 0
+    whole, lines = outcome(work / "whole"), []
+    for number in range(num_moments):
+        moment = 1 + (number * (len(moments) - 1)) // max(1, num_moments - 1)
+        code, _ = run(moment, work / "killed")
+        assert code == -signal.SIGKILL, (moment, code)
+        left = sorted(path.name for path in (work / "killed/r/checkpoints").glob("*")) + sorted(
+            path.name for path in (work / "killed/r/checkpoints").glob(".*")
+        )
+        code, _ = run(0, work / "killed")
+        assert code == 0, (moment, moments[moment - 1])
+        again = outcome(work / "killed")
+        assert again == whole, f"killed at moment {moment}, {moments[moment - 1]}: {again} is not {whole}"
+        lines.append(
+            f"moment {moment:3d} of {len(moments)}, before {moments[moment - 1]:<40} left {left}: went on, same end"
+        )
+        shutil.rmtree(work / "killed")
+    return lines
+
+
+def main() -> None:
+    num_moments = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with tempfile.TemporaryDirectory() as folder:
+        print("\n".join(kill_and_resume(num_moments, Path(folder))))
+
+
+if __name__ == "__main__":
+    main()

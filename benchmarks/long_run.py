@@ -1,0 +1,109 @@
+"""Two thousand tiny steps under two-process DDP with saving and validation on: does anything grow?
+
+`python benchmarks/long_run.py [2000] [plot.png]` prints the growth of memory and open files after the first tenth, the step time's
+trend and what is left afterwards, and draws memory and step time over the steps.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parent.parent
+RUN = (
+    "run.name=r", "run.tracker=tensorboard", "data.size_px=32", "data.num_frames=7", "train.batch_size=1",
+    "train.log_every_steps=10", "validate.num_records=2", "validate.num_inference_steps=2",
+)  # fmt: skip
+
+
+def training_processes(launcher: psutil.Process) -> list[psutil.Process]:
+    return [child for child in launcher.children(recursive=True) if "main.py" in " ".join(child.cmdline())]
+
+
+def watch(process: subprocess.Popen, metrics: Path) -> list[tuple[int, float, int, int]]:
+    """(step, MiB of all training processes, their open files, their number) about every second."""
+    launcher, rows = psutil.Process(process.pid), []
+    while process.poll() is None:
+        time.sleep(1)
+        try:
+            children = training_processes(launcher)
+            memory = sum(child.memory_info().rss for child in children) / 2**20
+            rows.append((last_step(metrics), memory, sum(child.num_fds() for child in children), len(children)))
+        except psutil.NoSuchProcess:
+            continue
+    return rows
+
+
+def last_step(metrics: Path) -> int:
+    return max((line["step"] for line in read(metrics)), default=0)
+
+
+def read(metrics: Path) -> list[dict]:
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def plot(path: Path, series: dict[str, list[tuple[float, float]]]) -> None:
+    """A panel per series, (step, value) points from 0 to a tenth above the largest value."""
+    width, height, margin = 900, 220, 60
+    image = Image.new("RGB", (width, height * len(series)), "white")
+    draw = ImageDraw.Draw(image)
+    for panel, (label, points) in enumerate(series.items()):
+        top = panel * height
+        right, largest = max(x for x, _ in points), 1.1 * max(y for _, y in points)
+        place = [
+            (margin + x / right * (width - 2 * margin), top + height - 40 - y / largest * (height - 70))
+            for x, y in points
+        ]
+        draw.line(place, fill=(30, 90, 200), width=2)
+        draw.line([(margin, top + 30), (margin, top + height - 40), (width - margin, top + height - 40)], fill="black")
+        draw.text((margin, top + 8), f"{label} (0 to {largest:.4g}) over {right:.0f} steps", fill="black")
+    image.save(path)
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = Path(folder, "r/metrics.jsonl")
+        often = (
+            f"train.max_steps={steps}",
+            f"train.save_every_steps={steps // 10}",
+            f"validate.every_steps={steps // 10}",
+        )
+        launch = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_config/cpu.yaml", "main.py", "train"]
+        command = [sys.executable, *launch, "train_config/tiny_cpu.yaml", f"run.dir={folder}", *RUN, *often]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        rows = watch(process, metrics)
+        assert process.returncode == 0, process.returncode
+        speed = [
+            (line["step"], 1000 * 2 / line["train/orbits_per_s"]) for line in read(metrics) if "train/loss" in line
+        ]
+    everyone = max(row[3] for row in rows)  # without the seconds in which they come and go
+    later = [row for row in rows if row[0] >= steps // 10 and row[3] == everyone]
+    fifth = max(1, len(later) // 5)
+    for name, column in (("memory in MiB", 1), ("open files", 2), ("processes", 3)):
+        start, end = (statistics.median(row[column] for row in part) for part in (later[:fifth], later[-fifth:]))
+        print(
+            f"{name}: median {start:.0f} in the first fifth after step {steps // 10}, {end:.0f} in the last ({end / start - 1:+.2%})"
+        )
+    times = [ms for step, ms in speed if step > steps // 10]
+    half = len(times) // 2
+    first, last = statistics.median(times[:half]), statistics.median(times[half:])
+    print(f"step time: median {first:.0f} ms in the first half, {last:.0f} ms in the second ({last / first - 1:+.1%})")
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
+    print(f"processes left behind: {len(left)}")
+    if len(sys.argv) > 2:
+        memory = [(row[0], row[1]) for row in rows if row[0] > 0]
+        plot(
+            Path(sys.argv[2]), {"memory of both ranks and their loading processes, MiB": memory, "step time, ms": speed}
+        )
+
+
+if __name__ == "__main__":
+    main()
