@@ -1,7 +1,7 @@
 """Two thousand tiny steps under two-process DDP with saving and validation on: does anything grow?
 
-`python benchmarks/long_run.py [2000] [plot.png]` prints the growth of memory and open files after the first tenth, the step time's
-trend and what is left afterwards, and draws memory and step time over the steps.
+`python benchmarks/long_run.py [2000] [plot.png]` prints memory, open files and processes (medians of the first fifth after the
+first tenth of the steps, and of the last fifth), the step time's trend and what is left behind, and draws memory and step time.
 """
 
 import json
@@ -89,9 +89,7 @@ def main() -> None:
     fifth = max(1, len(later) // 5)
     for name, column in (("memory in MiB", 1), ("open files", 2), ("processes", 3)):
         start, end = (statistics.median(row[column] for row in part) for part in (later[:fifth], later[-fifth:]))
-        print(
-            f"{name}: median {start:.0f} in the first fifth after step {steps // 10}, {end:.0f} in the last ({end / start - 1:+.2%})"
-        )
+        print(f"{name}: median {start:.0f} after step {steps // 10}, {end:.0f} in the last: {end / start - 1:+.2%}")
     times = [ms for step, ms in speed if step > steps // 10]
     half = len(times) // 2
     first, last = statistics.median(times[:half]), statistics.median(times[half:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import commands.train
+from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
 from dataset.views import Orbit
 from models.objective import draw
-from utils.checkpoint import changed_keys, checkpoints, checksums, read_meta
+from utils.checkpoint import changed_keys, checkpoints, checksums, read_meta, verify
 from utils.config import Noise, UserError, to_json
 from utils.run import StopRequests
 from utils.video import read_mp4
@@ -391,3 +393,68 @@ def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path,
         assert step >= 3
     train(tiny_config(f"run.dir={tmp_path}/file", "run.name=r", f"train.max_steps={step + 1}", "data.num_workers=1"))
     assert not (tmp_path / "file/r/STOP").exists(), "the next start removes it, and goes on"
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
+    """Four of the twenty moments of benchmarks/kill_and_resume.py: in a step, saving, and pruning."""
+    assert len(kill_and_resume(4, tmp_path)) == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 60 MiB; without the right to mount one, a limit on the size of files, which the kernel reports alike."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True).returncode == 0:
+        yield folder
+        subprocess.run(["umount", folder], check=True)
+        return
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, limits[1]))  # less than the optimizer's state
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk, tiny_config, tmp_path):
+    """Each checkpoint is some 22 MiB: two fit on the disk, the third does not."""
+    with pytest.raises(
+        UserError, match=r"step_000000\d: cannot be saved: .*; (the last good checkpoint is|there is no)"
+    ):
+        train(tiny_config(f"run.dir={small_disk}", "run.name=r", "train.max_steps=4", "train.save_every_steps=1"))
+    good = checkpoints(small_disk / "r")
+    for checkpoint in good:
+        verify(checkpoint, read_meta(checkpoint)["files"])
+    if good:
+        assert [path.name for path in good] == ["step_0000001", "step_0000002"]
+
+
+def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
+    """With stand-ins for srun and scontrol, and two real processes under DDP on a CPU; the signal goes to the batch shell alone."""
+    for name, body in {
+        "srun": 'SLURM_NODEID=0 exec "$@"',
+        "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
+        "python": f'exec {sys.executable} "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "here", "GPUS_PER_NODE": "2"}
+    environment = (
+        ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
+    )
+    words = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
+    words = (*words, "validate.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
+    process = subprocess.Popen(
+        ["bash", "accelerate_config/slurm.sbatch", "train_config/tiny_cpu.yaml", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "step 3/" in line:
+            process.send_signal(signal.SIGUSR1)
+    assert process.wait() == 0, output[-3000:]
+    assert "stopped at step" in output and (tmp_path / "scontrol.log").read_text() == "requeue 17\n"
+    meta = read_meta(checkpoints(tmp_path / "r")[-1])
+    assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
