@@ -39,12 +39,12 @@ def main(argv):
     except UserError as error:
         # A data loader's worker puts its traceback in front of the message.
         message = str(error).rpartition("utils.config.UserError: ")[2]
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece: other ranks write too
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2
     return 0
 

@@ -28,7 +28,7 @@ def main() -> None:
 
     def prepare(unet, *arguments, **keywords):
         prepared["unet"] = copy.deepcopy(unet).train()
-        prepared["optimizer"] = torch.optim.AdamW(prepared["unet"].parameters(), lr=1e-5)
+        prepared["optimizer"] = loop.make_optimizer(list(prepared["unet"].parameters()), cfg.optim)
         return original_prepare(unet, *arguments, **keywords)
 
     def bare_step(cfg) -> None:

@@ -77,7 +77,7 @@ def train(cfg: TrainConfig) -> None:
         encoders = svd.encoders.to(accelerator.device)
         log.info(choose_trainable(svd.unet, cfg.model.train))
         training = prepare(svd.unet, cfg, accelerator, checkpoint)
-        model, optimizer = training.model, training.optimizer
+        model, optimizer, parameters = training.model, training.optimizer, list(training.model.parameters())
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
         )
@@ -110,7 +110,7 @@ def train(cfg: TrainConfig) -> None:
                     accelerator.backward(losses.mean())  # under DeepSpeed this clips and steps as well
                     window.add(losses.detach(), draws.sigma, cfg.noise.P_mean, cfg.noise.P_std)
                     if accelerator.sync_gradients:
-                        grad_norm = accelerator.clip_grad_norm_(model.parameters(), cfg.optim.max_grad_norm)
+                        grad_norm = accelerator.clip_grad_norm_(parameters, cfg.optim.max_grad_norm)
                         stop_if_not_finite("gradient norm", torch.as_tensor(grad_norm), step, names, accelerator)
                     optimizer.step()
                     optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def test_wandb_keeps_every_scalar_and_video_at_its_step_and_a_resumed_run_is_the
         trackers.scalars(2, {"val/psnr_novel": 12.0})  # the same step again, and an earlier one: nothing is dropped
         trackers.video(1, "val/chair", tmp_path / "a.mp4")
     run_id = (tmp_path / "wandb_id").read_text()
+    time.sleep(1.1)  # wandb names a session's folder by the second
     with Trackers(tmp_path, 2, cfg, is_main_process=True) as trackers:
         trackers.scalars(3, {"train/loss": 0.125})
     assert (tmp_path / "wandb_id").read_text() == run_id
