@@ -188,6 +188,13 @@ def prepare(unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, checkpo
     del fp32
     optimizer = make_optimizer([weight for weight in unet.parameters() if weight.requires_grad], cfg.optim)
     model, optimizer = accelerator.prepare(unet.train(), optimizer)
+    if is_deepspeed(accelerator):
+        in_force = (
+            model.train_micro_batch_size_per_gpu(),
+            model.gradient_accumulation_steps(),
+            model.gradient_clipping(),
+        )
+        assert in_force == (cfg.train.batch_size, cfg.train.grad_accum_steps, cfg.optim.max_grad_norm), in_force
     if engine_rounds:
         restore_masters(unet, trained, accelerator)
     write_unet = partial(save_unet, unet, cfg.model.added_time_ids)

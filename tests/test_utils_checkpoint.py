@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
-from utils.checkpoint import META, checkpoints, find_checkpoint, prune
+import utils.checkpoint
+from utils.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
 from utils.config import Train, UserError
 
 
@@ -37,3 +39,28 @@ def test_a_folder_without_meta_is_no_checkpoint(run, tiny_config):
     assert find_checkpoint(run / "nowhere", tiny_config()) is None
     with pytest.raises(UserError, match="no checkpoint"):
         find_checkpoint(run / "nowhere", tiny_config("run.resume=must"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "fits"),
+    [
+        ({"type": "plain", "num_processes": 1}, True),
+        ({"type": "plain", "num_processes": 8}, True),
+        ({"type": "ZeRO-2", "num_processes": 1}, False),
+        ({"type": "ZeRO-3", "num_processes": 2}, False),
+    ],
+)
+def test_another_engine_is_refused_with_the_way_to_warm_start(saved, fits, tmp_path):
+    accelerator = Accelerator(cpu=True)
+    if fits:
+        check_engine(tmp_path, saved, accelerator)
+        return
+    with pytest.raises(UserError, match=rf"{saved['num_processes']} process\(es\) under {saved['type']}.*model\.base="):
+        check_engine(tmp_path, saved, accelerator)
+
+
+def test_another_number_of_zero_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils.checkpoint, "engine", lambda _: {"type": "ZeRO-2", "num_processes": 4})
+    check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 4}, None)
+    with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2, this is 4"):
+        check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 2}, None)
