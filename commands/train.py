@@ -1,4 +1,4 @@
-"""`main.py train`: the training loop. `train` reads top to bottom; `micro_step` is the life of a batch."""
+"""`main.py train`: the training loop. `train` reads top to bottom; the functions below it are in the order of their use."""
 
 import logging
 import shutil
