@@ -49,10 +49,11 @@ def main() -> None:
         """Every step of the loop begins here: note the end of the last one, take a bare step, and start the clock again."""
         if marks:
             ours.append(time.perf_counter() - marks[-1])
-        orbit = prepared.setdefault("orbit", None) or prepared.update(orbit=next(batches)) or prepared["orbit"]
+        if "orbit" not in prepared:
+            prepared["orbit"] = next(batches)
         bare_step(cfg)
         marks.append(time.perf_counter())
-        return orbit
+        return prepared["orbit"]
 
     def encode(orbit, encoders, seed, noise, device):
         """The real draws, and latents without the VAE and CLIP."""

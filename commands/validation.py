@@ -24,13 +24,8 @@ from utils.randomness import generator
 from utils.video import contact_sheet, to_uint8, write_mp4
 from utils.weights import lend_unet
 
-LOSS_SIGMAS = (
-    0.1,
-    0.5,
-    2.0,
-    8.0,
-    32.0,
-)  # fixed, as are seed and noise: the loss compares between steps and between runs
+# Fixed, as the noise that follows from SEED: the validation loss compares between steps and between runs.
+LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)
 SEED = 0
 
 
@@ -48,7 +43,8 @@ class HeldOut:
 def encode_held_out(
     index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device
 ) -> HeldOut:
-    orbit = load_orbit(records[index], data, start=0, background=WHITE, n=index)
+    record = records[index]
+    orbit = load_orbit(record, data, start=0, background=WHITE, n=index)
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])
     random = generator(SEED, index, "validation")
@@ -56,7 +52,7 @@ def encode_held_out(
     cond_noise = torch.randn(pixels[:1].shape, generator=random).to(device)
     strength = torch.tensor([validate.noise_aug_strength], device=device)
     cond = encoders.condition(pixels[:1], orbit.elevation_deg[None].to(device), strength, cond_noise)
-    name = f"{index:03d}_" + re.sub(r"[^\w.-]", "_", records[index].id)[:80]
+    name = f"{index:03d}_" + re.sub(r"[^\w.-]", "_", record.id)[:80]
     return HeldOut(name, pixels, latents, cond, noise)
 
 

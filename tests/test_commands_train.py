@@ -15,14 +15,13 @@ import torch
 from diffusers import StableVideoDiffusionPipeline
 from launch import ENVIRONMENT
 from PIL import Image
-from safetensors.torch import load_file
 
 import commands.train
 from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
 from dataset.views import Orbit
 from models.objective import draw
-from utils.checkpoint import changed_keys, checkpoints, checksums, read_meta, verify
+from utils.checkpoint import changed_keys, checkpoints, checksums, load_unet_weights, read_meta, verify
 from utils.config import Noise, UserError, to_json
 from utils.run import StopRequests
 from utils.video import read_mp4
@@ -38,7 +37,7 @@ EXACT = (
 
 
 def weights(checkpoint: Path, which: str = "unet") -> dict[str, torch.Tensor]:
-    return load_file(checkpoint / which / "diffusion_pytorch_model.safetensors")
+    return load_unet_weights(checkpoint / which)
 
 
 def metrics(run: Path, names=EXACT) -> list[dict]:

@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_
 from tqdm import tqdm
 
 from utils.config import Optim, Run, Section, Train, UserError, to_yaml
+from utils.weights import is_deepspeed
 
 log = logging.getLogger("svd_mv")
 PATIENCE = timedelta(hours=2)  # of ranks that wait for the first one to download a base or to save
@@ -42,7 +43,7 @@ def make_accelerator(train: Train, optim: Optim) -> Accelerator:
         raise UserError(
             "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
         )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+    if is_deepspeed(accelerator):
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         settings["gradient_clipping"] = optim.max_grad_norm
         settings["gradient_accumulation_steps"] = train.grad_accum_steps
