@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dataset.dummy_objaverse import HELD_OUT, elevations_deg, render_view
+from dataset.rendering.camera import azimuths_deg
 from utils.config import DummyObjaverseConfig
 from utils.video import contact_sheet
 
@@ -20,10 +21,8 @@ def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     for number, (name, elevation) in enumerate(elevations_deg().items(), start=1):
         folder = root / f"{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)
-        azimuths_deg = 360 * np.arange(NUM_VIEWS) / NUM_VIEWS
-        views = np.stack(
-            [render_view(name, azimuth, elevation, cfg.dummy_objaverse.size_px) for azimuth in azimuths_deg]
-        )
+        size_px = cfg.dummy_objaverse.size_px
+        views = np.stack([render_view(name, azimuth, elevation, size_px) for azimuth in azimuths_deg(NUM_VIEWS)])
         for view, pixels in enumerate(views):
             Image.fromarray(pixels).save(folder / f"{view:03d}.png", optimize=True)
         paths = [f"{number:03d}/{view:03d}.png" for view in range(NUM_VIEWS)]

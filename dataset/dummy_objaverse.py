@@ -1,12 +1,13 @@
 """A small dataset of solid objects, ray traced in numpy: 20 objects of boxes, ellipsoids and cylinders, lit by one lamp and a sky.
 
-Camera: z up, azimuth 0 looks along -x at the object, counter-clockwise seen from above; field of view 33.8 degrees,
-distance 1.896 for an object whose farthest point is at 0.5 (it then fills 90 % of the frame); SV3D's, arXiv 2403.12008.
+Its cameras are those of dataset/rendering/camera.py.
 """
 
 import numpy as np
 
-FOV_DEG, DISTANCE, RADIUS = 33.8, 1.896, 0.5
+from dataset.rendering.camera import FOV_DEG, RADIUS, camera_to_world
+
+DISTANCE = 1.896  # orbit_distance() to the millimetre, as the committed views have it
 TO_LAMP = np.array([0.55, -0.35, 0.76])
 OVERSAMPLE = 3  # rays per pixel side
 
@@ -221,10 +222,7 @@ def _normalised(part: tuple, centre: np.ndarray, scale: float) -> tuple:
 
 
 def _camera(azimuth_deg: float, elevation_deg: float, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
-    back = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
-    up = np.cross(back, right)
+    right, up, back = camera_to_world(azimuth_deg, elevation_deg, DISTANCE)[:3, :3].T
     axis = (np.arange(size_px) + 0.5) / size_px * 2 - 1
     x, y = (grid.ravel()[:, None] * np.tan(np.radians(FOV_DEG / 2)) for grid in np.meshgrid(axis, -axis))
     rays = x * right + y * up - back

@@ -1,0 +1,68 @@
+"""The cameras of an orbit: pure maths, shared by the renderers, the dummy dataset and `sample`.
+
+World: z up, the object's bounding box centred on the origin, its farthest vertex at RADIUS. Azimuth 0 is a camera on +x, 90 one
+on +y: counter-clockwise seen from above. A camera has OpenGL axes: x right, y up, -z forward. Pixel (0, 0) covers [0, 1] x
+[0, 1] at the upper left. The numbers are SV3D's (arXiv 2403.12008), the distance the one at which a sphere of RADIUS fills FILL of
+the frame.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FOV_DEG, RADIUS, FILL = 33.8, 0.5, 0.9
+
+
+def orbit_distance(fov_deg: float = FOV_DEG, radius: float = RADIUS, fill: float = FILL) -> float:
+    """From the origin to a camera in whose frame a sphere of `radius` has `fill` times the frame's width; 1.896 by default."""
+    return radius / np.sin(np.arctan(fill * np.tan(np.radians(fov_deg / 2))))
+
+
+def azimuths_deg(num_views: int) -> np.ndarray:
+    """Even steps of one turn, from 0."""
+    return np.arange(num_views) * 360 / num_views
+
+
+def camera_to_world(azimuth_deg: float, elevation_deg: float, distance: float) -> np.ndarray:
+    """4 4: a camera that looks at the origin, its x axis level."""
+    azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
+    back = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
+    matrix = np.eye(4)
+    matrix[:3] = np.stack([right, np.cross(back, right), back, back * distance], axis=1)
+    return matrix
+
+
+def focal_length_px(size_px: int, fov_deg: float = FOV_DEG) -> float:
+    """Of a square view; its principal point is its middle."""
+    return size_px / 2 / np.tan(np.radians(fov_deg / 2))
+
+
+def project(points: np.ndarray, to_world: np.ndarray, focal_px: float, size_px: int) -> np.ndarray:
+    """N 3 world points -> N 2 pixels, x to the right and y down."""
+    seen = (points - to_world[:3, 3]) @ to_world[:3, :3]
+    return np.stack([seen[:, 0], -seen[:, 1]], axis=1) / -seen[:, 2:] * focal_px + size_px / 2
+
+
+def orbit_cameras(
+    file_names: Sequence[str],
+    elevation_deg: float,
+    size_px: int,
+    fov_deg: float = FOV_DEG,
+    distance: float | None = None,
+) -> dict:
+    """One camera a file, evenly around: a JSON in nerfstudio's `transforms.json` form, with azimuth and elevation beside each."""
+    distance = orbit_distance(fov_deg) if distance is None else distance
+    focal_px = focal_length_px(size_px, fov_deg)
+    frames = [
+        {
+            "file_path": name,
+            "azimuth_deg": float(azimuth),
+            "elevation_deg": float(elevation_deg),
+            "transform_matrix": camera_to_world(azimuth, elevation_deg, distance).tolist(),
+        }
+        for name, azimuth in zip(file_names, azimuths_deg(len(file_names)))
+    ]
+    centre = size_px / 2
+    lens = {"camera_model": "OPENCV", "w": size_px, "h": size_px, "fl_x": focal_px, "fl_y": focal_px}
+    return lens | {"cx": centre, "cy": centre, "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0, "frames": frames}
