@@ -1,0 +1,166 @@
+"""The asset in Blender's scene, as both renderers agree on it. Runs inside Blender's Python, for blender_worker.py.
+
+glTF and .obj are y up (their (x, y, z) is the world's (x, -z, y)), .ply and .stl z up. Animations are dropped, so that nodes,
+skins and morph targets stand as the file has them at rest; lights are put out, cameras have no effect. Every face is drawn, from
+both sides; a surface without a material is Blender's grey of 0.8, or has its vertex colours. Loose points and edges are not
+drawn, and do not count for the object's size.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from dataset.rendering.camera import RADIUS
+from dataset.rendering.gltf import Gltf, demands
+
+# The extensions of glTF's look and shape that Blender's importer reads; of others it would draw the fallback, and say nothing.
+DRAWN_MATERIALS = {
+    f"KHR_materials_{name}"
+    for name in (
+        "anisotropy", "clearcoat", "emissive_strength", "ior", "pbrSpecularGlossiness", "sheen", "specular", "transmission",
+        "unlit", "volume",
+    )
+}  # fmt: skip
+
+
+class Refused(Exception):
+    """What Blender would leave out, or draw wrong."""
+
+
+def load(path: Path) -> None:
+    """Raises Refused for what is damaged, or asks for what Blender does not draw."""
+    try:
+        IMPORTERS[path.suffix.lower()](filepath=str(path))
+    except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
+        raise Refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
+    if path.suffix.lower() in (".glb", ".gltf"):
+        _check_demands(demands(Gltf(path).tree))
+    for thing in bpy.data.objects:
+        thing.hide_render |= thing.type == "LIGHT"
+    _check_textures()
+    _paint_bare_meshes()
+
+
+class _AtRest:
+    """A hook of Blender's glTF importer: drops the animations before they are read."""
+
+    def gather_import_gltf_before_hook(self, gltf):
+        gltf.data.animations = []
+
+
+class _Skipped(logging.Handler):
+    """The parts that the glTF importer could not decode, which it only logs."""
+
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.texts = []
+
+    def emit(self, record):
+        if "Skipping primitive" in record.getMessage():
+            self.texts.append(record.getMessage())
+
+
+def _load_gltf(filepath: str) -> None:
+    sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = _AtRest
+    skipped = _Skipped()
+    logging.getLogger("glTFImporter_errors").addHandler(skipped)
+    # TEMPERANCE is a heuristic that gives the bones no shapes to look at; the skin is the same with all of them.
+    bpy.ops.import_scene.gltf(filepath=filepath, bone_heuristic="TEMPERANCE")
+    if skipped.texts:
+        raise Refused(skipped.texts[0])
+
+
+IMPORTERS = {
+    ".glb": _load_gltf,
+    ".gltf": _load_gltf,
+    ".obj": bpy.ops.wm.obj_import,
+    ".ply": bpy.ops.wm.ply_import,
+    ".stl": bpy.ops.wm.stl_import,
+}
+
+
+def _check_demands(wanted: set[str]) -> None:
+    wrong = {name for name in wanted if name.startswith("KHR_materials_")} - DRAWN_MATERIALS
+    wrong |= wanted & {"KHR_node_visibility", "points or lines"}
+    if wrong:
+        raise Refused(f"Blender does not draw: {', '.join(sorted(wrong))}")
+
+
+def _check_textures() -> None:
+    """Blender draws a texture that it cannot read in pink, and one of an unknown kind in black."""
+    for image in bpy.data.images:
+        if image.source != "GENERATED" and not (image.size[0] and image.size[1]):
+            raise Refused(f"the texture {image.name} is missing or cannot be read")
+    for material in bpy.data.materials:
+        if any(node.type == "TEX_IMAGE" and node.image is None for node in material.node_tree.nodes):
+            raise Refused(f"the material {material.name} has a texture of a kind that Blender does not read")
+
+
+def _paint_bare_meshes() -> None:
+    """Vertex colours are shown only by a material that asks for them, and .ply and .obj come without."""
+    for mesh in bpy.data.meshes:
+        if mesh.materials:
+            continue
+        material = bpy.data.materials.new("bare")
+        material.use_nodes = True
+        mesh.materials.append(material)
+        if mesh.color_attributes:
+            nodes = material.node_tree.nodes
+            colours = nodes.new("ShaderNodeVertexColor")
+            colours.layer_name = mesh.color_attributes[0].name
+            surface = next(node for node in nodes if node.type == "BSDF_PRINCIPLED")
+            material.node_tree.links.new(colours.outputs["Color"], surface.inputs["Base Color"])
+
+
+def normalise(scene) -> None:
+    """The drawn faces' bounding box comes to the origin, its farthest vertex to RADIUS."""
+    points = _drawn_points()
+    centre = (points.min(axis=0) + points.max(axis=0)) / 2
+    farthest = np.linalg.norm(points - centre, axis=1).max()
+    if not farthest > 0:
+        raise Refused("the object has no extent, or vertices that are no numbers")
+    scale = RADIUS / farthest
+    stand = bpy.data.objects.new("stand", None)
+    scene.collection.objects.link(stand)
+    for top in [thing for thing in bpy.data.objects if thing.parent is None and thing != stand]:
+        top.parent = stand
+    stand.matrix_world = Matrix.Scale(scale, 4) @ Matrix.Translation(-centre)
+    _scale_volumes(scale)
+
+
+def _drawn_points() -> np.ndarray:
+    """N 3: the vertices of all faces that are rendered, modifiers and skins applied, in the world."""
+    clouds = []
+    for instance in bpy.context.evaluated_depsgraph_get().object_instances:
+        thing = instance.object
+        if thing.type != "MESH" or thing.hide_render or not len(thing.data.polygons):
+            continue
+        points = np.empty(len(thing.data.vertices) * 3, np.float32)
+        corners = np.empty(len(thing.data.loops), np.int32)
+        thing.data.vertices.foreach_get("co", points)
+        thing.data.loops.foreach_get("vertex_index", corners)
+        matrix = np.array(instance.matrix_world)
+        clouds.append(points.reshape(-1, 3)[np.unique(corners)] @ matrix[:3, :3].T + matrix[:3, 3])
+    if not clouds:
+        raise Refused("no mesh with faces")
+    return np.concatenate(clouds)
+
+
+def see_through() -> bool:
+    """Whether a material lets a part of the light through, as glTF's BLEND and an .obj's `d 0.4` do (a MASK does not)."""
+    nodes = [node for material in bpy.data.materials for node in material.node_tree.nodes]
+    alphas = [node.inputs["Alpha"] for node in nodes if node.type == "BSDF_PRINCIPLED"]
+    blended = any(material.surface_render_method == "BLENDED" for material in bpy.data.materials)
+    return blended or any(alpha.default_value < 1 and not alpha.is_linked for alpha in alphas)
+
+
+def _scale_volumes(scale: float) -> None:
+    """Tinted glass absorbs per unit of length, and lengths have changed."""
+    for material in bpy.data.materials:
+        for node in material.node_tree.nodes:
+            if node.type in ("VOLUME_ABSORPTION", "VOLUME_SCATTER", "PRINCIPLED_VOLUME"):
+                node.inputs["Density"].default_value /= scale
