@@ -1,0 +1,136 @@
+"""The quick renderer's process: `python quick_worker.py JOB.json`. Rays by Embree, shading by numpy; no display, no GPU.
+
+Light that is bent (transmission, volumes) is refused. Mirrors show the object's own faces as matt ones.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from dataset.rendering.camera import focal_length_px, orbit_distance  # noqa: E402
+from dataset.rendering.job import Job, read_job  # noqa: E402
+from dataset.rendering.quick_asset import load  # noqa: E402
+from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up  # noqa: E402
+from dataset.rendering.quick_surface import OPENNESS, POSITION, Asset, unit  # noqa: E402
+
+RAYS_AT_ONCE, MAX_LAYERS = 1 << 18, 64
+ROUGH = 0.4  # from there on, what a surface mirrors is not asked of a single ray
+# What a file can be wrong in: its values, their types, names that point nowhere, an image.
+DAMAGE = (ValueError, TypeError, AttributeError, LookupError, OSError, Image.DecompressionBombError)
+
+
+def main(job_path: str) -> None:
+    job, refused = read_job(Path(job_path)), None
+    side = max(1, round(job.num_samples**0.5))
+    try:
+        asset = load(Path(job.asset), focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg))
+    except DAMAGE as error:
+        refused = " ".join((str(error) if type(error) is ValueError else repr(error)).split())
+    else:
+        scene = Scene(asset, np.load(job.environment))
+        for index, matrix in enumerate(job.camera_to_world):
+            pixels = view(scene, np.array(matrix), job, side)
+            Image.fromarray(to_straight_srgb(pixels)).save(Path(job.views, f"{index:03d}.png"))
+    Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
+
+
+class Scene:
+    def __init__(self, asset: Asset, environment: np.ndarray):
+        self.asset, self.sky, self.embree = asset, Sky(environment), EmbreeScene()
+        TriangleMesh(self.embree, np.ascontiguousarray(asset.corners[..., POSITION]))
+        self.leaving = light_up(asset, self.embree, self.sky)
+
+    def radiance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """N 4: premultiplied linear colour and alpha along N rays, through as many layers as let light through."""
+        total, through, live = (
+            np.zeros((len(origins), 4), np.float32),
+            np.ones((len(origins), 1), np.float32),
+            np.arange(len(origins)),
+        )
+        for _ in range(MAX_LAYERS):
+            hit = self.embree.run(origins[live], directions[live], query="INTERSECT", output=1)
+            met = hit["primID"] >= 0
+            hit, live = {name: values[met] for name, values in hit.items()}, live[met]
+            if not live.size:
+                break
+            colour, alpha = self.shade(hit, origins[live], directions[live])
+            total[live] += through[live] * alpha * np.concatenate([colour, np.ones_like(alpha)], axis=1)
+            through[live] *= 1 - alpha
+            origins[live] += directions[live] * (hit["tfar"][:, None] + EPSILON)
+            live = live[through[live, 0] > 1e-3]
+        return total
+
+    def shade(self, hit: dict, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Colour and alpha of the hits, as the camera at the rays' origins sees them."""
+        u, v, triangle = hit["u"][:, None], hit["v"][:, None], hit["primID"]
+        one, two, three = self.asset.corners[triangle].transpose(1, 0, 2)
+        at = one * (1 - u - v) + two * u + three * v
+        surface = self.asset.surface(at, self.asset.material_of[triangle])
+        front = (hit["Ng"] * directions).sum(axis=1, keepdims=True) < 0
+        side = np.where(front, 1, -1).astype(np.float32)
+        face = unit(hit["Ng"]) * side
+        normal = surface["normal"] * side
+        facing = np.clip(-(normal * directions).sum(axis=1, keepdims=True), 1e-3, 1)
+        mirrored = unit(directions + 2 * facing * normal)
+        openness = np.where(front, at[:, OPENNESS][:, :3], at[:, OPENNESS][:, 3:])
+        shown = self.mirrored(at[:, POSITION] + EPSILON * face, mirrored, face, surface["roughness"], openness)
+        gloss = split_sum(surface["specular"], surface["roughness"], facing)
+        matt = (
+            surface["diffuse"] * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
+        )
+        return surface["glow"] + matt + gloss * shown, surface["alpha"]
+
+    def mirrored(self, points, directions, face, roughness, openness) -> np.ndarray:
+        """What the surface mirrors: the sky as far as it is open, or for smooth ones what a ray meets."""
+        shown = self.sky.reflected(directions, roughness[:, 0])
+        dimmed = shown * np.minimum(openness, 1)
+        smooth = np.nonzero((roughness[:, 0] < ROUGH) & ((directions * face).sum(axis=1) > 0))[0]
+        met = self.embree.run(np.float32(points[smooth]), directions[smooth], query="INTERSECT", output=1)
+        back = ((met["Ng"] * directions[smooth]).sum(axis=1) > 0).astype(int)
+        seen = np.where(met["primID"][:, None] >= 0, self.leaving[met["primID"], back], shown[smooth])
+        share = np.clip((ROUGH - roughness[smooth]) * 3, 0, 1)
+        dimmed[smooth] += share * (seen - dimmed[smooth])
+        return dimmed
+
+
+def split_sum(specular: np.ndarray, roughness: np.ndarray, facing: np.ndarray) -> np.ndarray:
+    """N 3: the part of an even light that is mirrored, by Karis' fit (Physically based shading on mobile, 2014), with what single
+    scattering loses put back."""
+    x, y, z, w = (roughness * a + b for a, b in ((-1, 1), (-0.0275, 0.0425), (-0.572, 1.04), (0.022, -0.04)))
+    grazing = np.minimum(x * x, np.exp2(-9.28 * facing)) * x + y
+    scale, bias = -1.04 * grazing + z, (1.04 * grazing + w) * np.clip(50 * specular.max(axis=1, keepdims=True), 0, 1)
+    return (specular * scale + bias) * (1 + specular * (1 / np.maximum(scale + bias, 1e-3) - 1))
+
+
+def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
+    """H W 4: premultiplied linear, the mean of side x side rays a pixel."""
+    size, focal_px = job.size_px, focal_length_px(job.size_px, job.fov_deg)
+    places = (np.arange(size * side) + 0.5) / side - size / 2
+    rows = max(1, RAYS_AT_ONCE // (size * side * side)) * side
+    strips = []
+    for start in range(0, size * side, rows):
+        x, y = np.meshgrid(places, places[start : start + rows])
+        seen = np.stack([x, -y, np.full_like(x, -focal_px)], axis=-1).reshape(-1, 3)
+        directions = unit(seen @ to_world[:3, :3].T).astype(np.float32)
+        origins = np.tile(to_world[:3, 3].astype(np.float32), (len(directions), 1))
+        strips.append(scene.radiance(origins, directions).reshape(-1, side, size, side, 4).mean(axis=(1, 3)))
+    return np.concatenate(strips)
+
+
+def to_straight_srgb(pixels: np.ndarray) -> np.ndarray:
+    """Premultiplied linear H W 4 -> straight sRGB bytes, black where nothing is."""
+    colour = np.clip(pixels[..., :3] / np.maximum(pixels[..., 3:], 1e-6), 0, 1)
+    colour = np.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour ** (1 / 2.4) - 0.055)
+    image = np.round(np.concatenate([colour, pixels[..., 3:].clip(0, 1)], axis=-1) * 255).astype(np.uint8)
+    image[image[..., 3] == 0] = 0
+    return image
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
