@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
     "check": "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
+    "render": "3D assets -> orbits to train on: main.py render CONFIG.yaml render.assets=FOLDER render.out=FOLDER",
     "tiny_base": "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
     "dummy_objaverse": "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
 }
@@ -35,7 +36,7 @@ def main(argv):
             print(f"{COMMANDS[command]}\n\n{describe(SCHEMAS[command])}")
             return 0
         cfg = load_config(SCHEMAS[command], arguments)
-        getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
+        return getattr(importlib.import_module(f"commands.{command}"), command)(cfg) or 0
     except UserError as error:
         # A data loader's worker puts its traceback in front of the message.
         message = str(error).rpartition("utils.config.UserError: ")[2]
@@ -46,7 +47,6 @@ def main(argv):
             raise
         sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -161,11 +161,62 @@ class DummyObjaverseConfig(Section):
     dummy_objaverse: DummyObjaverse = DummyObjaverse()
 
 
+class Render(Section):
+    assets: str = key(..., "folder of .glb .gltf .obj .ply .stl files, or a .txt of Objaverse uids, one a line", "path")
+    out: str = key(..., "where the orbits, svd_meta.jsonl and failures.jsonl go", "folder")
+    renderer: str = key("quick", "quick or blender")
+    executable: str = key("", "a blender, or a Python that has the renderer's libraries; empty: found by itself")
+    device: Literal["cpu", "gpu"] = key("cpu", "where the renderer has a choice")
+    num_views: int = key(21, "views of an orbit: 21, or 84 for four starts of 21", "views", ge=2)
+    size_px: int = key(576, "side of the square views", "pixels", ge=16, le=4096)
+    num_samples: int = key(16, "rays a pixel, or as many as the renderer comes near to", "rays", ge=1)
+    elevation_min_deg: float = key(-5.0, "each object's elevation is drawn evenly from here", "degrees", ge=-89, le=89)
+    elevation_max_deg: float = key(30.0, "to here", "degrees", ge=-89, le=89)
+    hdris: str | None = key(None, "environment maps to choose from; null: procedural ones", "folder")
+    seed: int = key(0, "elevation and light of an object follow from the seed and its id", ge=0)
+    format: Literal["png", "webp"] = key("png", "of the views; both without loss")
+    num_processes: int = key(1, "objects rendered at a time, the machine's cores divided among them", "processes", ge=1)
+    time_limit_s: float = key(1800.0, "an object that takes longer is a failure", "seconds", gt=0)
+    memory_limit_gib: float = key(8.0, "an object whose renderer takes more memory is a failure", "GiB", gt=0)
+    max_asset_mib: float = key(512.0, "an asset that is larger, with its textures, is a failure", "MiB", gt=0)
+    retry_failures: bool = key(False, "render again what failures.jsonl holds")
+    licenses: tuple[str, ...] = key((), "Objaverse objects under these only, as [by, by-sa, cc0]; empty: all")
+    sheet_rows: int = key(24, "orbits on accepted.png and rejected.png; 0: no sheets", "orbits", ge=0)
+
+    @model_validator(mode="after")
+    def _elevations_in_order(self):
+        if self.elevation_min_deg > self.elevation_max_deg:
+            raise ValueError(
+                f"elevation_min_deg {self.elevation_min_deg} is above elevation_max_deg {self.elevation_max_deg}"
+            )
+        return self
+
+
+class Filter(Section):
+    min_coverage: float = key(
+        0.005, "part of the frame that the object fills in its largest view", "0 to 1", ge=0, le=1
+    )
+    min_opacity: float = key(0.2, "mean alpha of the pixels it touches", "0 to 1", ge=0, le=1)
+    min_thickness: float = key(
+        0.03, "its thinnest side over its second thinnest, measured on the silhouettes", ge=0, le=1
+    )
+    max_burnt: float = key(0.5, "part of its pixels with all channels at 250 or more", "0 to 1", ge=0, le=1)
+    max_black: float = key(0.5, "part of its pixels with all channels at 5 or less", "0 to 1", ge=0, le=1)
+    min_brightness: float = key(0.03, "mean luma of its pixels", "0 to 1", ge=0, le=1)
+    min_change: float = key(0.004, "how far the view that differs most is from the first", "0 to 1", ge=0, le=1)
+
+
+class RenderConfig(Section):
+    render: Render
+    filter: Filter = Filter()
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "check": TrainConfig,
     "tiny_base": TinyBaseConfig,
     "dummy_objaverse": DummyObjaverseConfig,
+    "render": RenderConfig,
 }
 
 

@@ -56,14 +56,15 @@ def gif_bytes(frames: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def contact_sheet(rows: dict[str, np.ndarray]) -> Image.Image:
+def contact_sheet(rows: dict[str, np.ndarray], label_width: int = 64) -> Image.Image:
     """{label: F H W 3} -> one picture, a labelled row of tiles each; rows may differ in length."""
-    label_width, gap, tile = 64, 2, SHEET_TILE_PX
+    gap, tile = 2, SHEET_TILE_PX
     columns = max(len(frames) for frames in rows.values())
     sheet = Image.new("RGB", (label_width + columns * (tile + gap), len(rows) * (tile + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (label, frames) in enumerate(rows.items()):
-        draw.text((6, row * (tile + gap) + tile // 2 - 6), label, fill="black")
+        lines = label.count("\n") + 1
+        draw.text((6, row * (tile + gap) + tile // 2 - 6 * lines), label, fill="black", spacing=1)
         for column, frame in enumerate(frames):
             view = Image.fromarray(frame).resize((tile, tile), Image.Resampling.BICUBIC)
             sheet.paste(view, (label_width + column * (tile + gap), row * (tile + gap)))

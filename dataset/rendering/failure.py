@@ -1,0 +1,24 @@
+"""Why an asset did not become an orbit: what `failures.jsonl` says of it."""
+
+KINDS = {
+    "unreadable": "the file is damaged, too large, or points outside its folder; no renderer saw it",
+    "refused": "the renderer cannot draw it, or cannot draw it right",
+    "crashed": "the renderer's process failed",
+    "timeout": "the renderer took longer than render.time_limit_s",
+    "memory": "the renderer took more than render.memory_limit_gib",
+    "filtered": "rendered, but left out on purpose: see the filter section",
+    "download": "could not be fetched; not written down, so that the next run tries again",
+}
+
+
+class Failure(Exception):
+    """Costs one asset, not the run. `kind` is one of KINDS; the reason is one line, with nothing that changes from run to run."""
+
+    def __init__(self, kind: str, reason: str):
+        assert kind in KINDS, kind
+        super().__init__(" ".join(reason.split()))
+        self.kind = kind
+
+    @property
+    def reason(self) -> str:
+        return str(self)

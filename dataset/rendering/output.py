@@ -1,0 +1,185 @@
+"""What `render` writes, and nothing of it by halves, whoever is killed when.
+
+OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk; then a line in svd_meta.jsonl. Or a line in
+failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does. Its byte 0 is held
+by whoever touches a jsonl, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a folder there whose byte
+is free was left by a killed process, and a machine that shares the file system sees what the others are at.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataset.rendering.failure import Failure
+from dataset.rendering.jsonl import Lines, sync
+from utils.config import UserError
+
+META, FAILURES, SETTINGS, CAMERAS = "svd_meta.jsonl", "failures.jsonl", "render.json", "cameras.json"
+_JSONL_BYTE = 0
+
+
+class Output:
+    """A context manager, to be left only when no thread renders any more."""
+
+    def __init__(self, folder: Path):
+        """Raises UserError if it cannot be written, or its file system knows no locks."""
+        self.folder = folder
+        self._threads = threading.Lock()  # the kernel's locks are the process's: they do not part its threads
+        try:
+            (folder / ".rendering").mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
+        self._meta, self._failures = Lines(folder / META), Lines(folder / FAILURES)
+
+    def __enter__(self):
+        try:
+            with self.locked():
+                self._sweep()
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise UserError(f"render.out: {self.folder} is on a file system without locks") from None
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._meta.close()
+        self._failures.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with both files, which are read up to their ends."""
+        with self._threads:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, _JSONL_BYTE)
+            try:
+                self._meta.read_on()
+                self._failures.read_on()
+                yield
+            finally:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _JSONL_BYTE)
+
+    def finished(self) -> tuple[set[str], dict[str, str]]:
+        """The ids that are rendered, and those that failed with their kind."""
+        with self.locked():
+            rendered = set(self._meta.places)
+            return rendered, {name: kind for name, kind in self._failures.kinds.items() if name not in rendered}
+
+    @contextmanager
+    def claim(self, object_id: str) -> Iterator[Path | None]:
+        """An empty folder to render the object in; None if another process is at it, or has finished it."""
+        number = _number(object_id)
+        if not self._take(number):
+            yield None
+            return
+        folder = self.folder / ".rendering" / f"{number:016x}"
+        try:
+            with self.locked():
+                done = object_id in self._meta.places or object_id in self._failures.places
+            if done:
+                yield None
+            else:
+                shutil.rmtree(folder, ignore_errors=True)  # of one that was killed since we looked
+                folder.mkdir()
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+
+    def keep(self, line: dict, orbit: Path) -> None:
+        """`orbit`, a folder of the claim's, becomes OUT/ID, and `line` says so. Raises UserError if OUT/ID is not an orbit."""
+        sync([*orbit.iterdir(), orbit])
+        final = self.folder / line["id"]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # of a run that was killed before it wrote the line
+            if not (final / CAMERAS).is_file():
+                raise UserError(
+                    f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it"
+                )
+            final.rename(orbit.with_name("replaced"))
+        orbit.rename(final)
+        sync(parent for parent in final.parents if parent.is_relative_to(self.folder))
+        with self.locked():
+            self._meta.append(line)
+
+    def fail(self, line: dict, failure: Failure) -> None:
+        with self.locked():
+            self._failures.append({**line, "kind": failure.kind, "reason": failure.reason})
+
+    def settings(self, now: dict) -> dict:
+        """What the folder was made with: `now`, if it is new."""
+        path = self.folder / SETTINGS
+        with self.locked():
+            if not path.exists():
+                fresh = path.with_name(f".{SETTINGS}")
+                fresh.write_text(json.dumps(now, indent=1) + "\n")
+                sync([fresh])
+                fresh.rename(path)
+            try:
+                saved = json.loads(path.read_text())
+            except ValueError:
+                saved = None
+        if not isinstance(saved, dict):
+            raise UserError(f"{path}: not what render wrote there; remove it, or choose another render.out")
+        return saved
+
+    def strip_path(self, object_id: str) -> Path:
+        """Where a filtered object's views are kept small, for a sheet."""
+        folder = self.folder / ".rejected"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{_number(object_id):016x}.png"
+
+    def forget_failures(self, ids: Iterable[str]) -> None:
+        ids = set(ids)
+        with self.locked():
+            if not ids.isdisjoint(self._failures.places):
+                self._failures.rewrite(self._failures.places.keys() - ids)
+
+    def tidy(self, ids: Iterable[str]) -> bool:
+        """If every object of `ids` has its line: both files in order of the ids, so that neither the order in which objects
+        were finished nor a kill has left a trace. -> whether it is so."""
+        with self.locked():
+            if any(name not in self._meta.places and name not in self._failures.places for name in ids):
+                return False
+            self._meta.rewrite(self._meta.places)
+            self._failures.rewrite(self._failures.places.keys() - self._meta.places.keys())
+            return True
+
+    def sample(self, num_lines: int) -> tuple[list[dict], list[dict]]:
+        """Lines of orbits, and of filtered ones, evenly spread over the ids in order. To be called under `locked`."""
+        filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
+        return tuple(
+            [json.loads(lines.line(name)) for name in _spread(sorted(ids), num_lines)]
+            for lines, ids in ((self._meta, self._meta.places), (self._failures, filtered))
+        )
+
+    def _sweep(self) -> None:
+        for folder in (self.folder / ".rendering").iterdir():
+            if self._take(number := int(folder.name, 16)):
+                shutil.rmtree(folder)
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+
+    def _take(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        return True
+
+
+def _spread(items: list, count: int) -> list:
+    return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
+
+
+def _number(object_id: str) -> int:
+    """62 bits: a place in a file that is not there, and a name."""
+    return int.from_bytes(hashlib.sha256(object_id.encode()).digest()[:8], "big") >> 2
