@@ -8,8 +8,9 @@ found once an object, with rays from every triangle.
 import numpy as np
 from PIL import Image
 
+from dataset.rendering.gltf_material import unit
 from dataset.rendering.job import environment_column
-from dataset.rendering.quick_surface import NORMAL, OPENNESS, POSITION, Asset, unit
+from dataset.rendering.triangles import NORMAL, OPENNESS, POSITION, Asset
 
 ROUGHNESSES = (0.0, 0.15, 0.3, 0.45, 0.65, 1.0)  # that the environment is blurred for
 BLURRED = (64, 128)  # their height and width
@@ -90,12 +91,12 @@ def light_up(asset: Asset, scene, sky: Sky) -> np.ndarray:
     one, two = np.diff(asset.corners[..., POSITION], axis=1).transpose(1, 0, 2)
     face = unit(np.cross(one, two))
     normal = unit(at[:, NORMAL])
-    surface = asset.surface(at, asset.material_of)
+    diffuse, specular, glow, _, _, alpha = asset.surface(at, asset.material_of)
     directions, angle = sky.samples(int(np.clip(RAYS / len(at), 16, 256)))
     blocker, cosine = _cast(scene, at[:, POSITION], face, normal, directions)
-    colour = surface["alpha"] * (surface["diffuse"] + surface["specular"])
+    colour = alpha * (diffuse + specular)
     light = look_up(sky.small, directions) * angle[:, None]
-    passing = np.where(blocker < 0, 1, 1 - surface["alpha"][blocker, 0])
+    passing = np.where(blocker < 0, 1, 1 - alpha[blocker, 0])
     free, direct = (
         np.stack([(part * (cosine > 0)) @ light, (part * (cosine < 0)) @ light], axis=1)
         for part in (np.abs(cosine), np.abs(cosine) * passing)
@@ -107,7 +108,7 @@ def light_up(asset: Asset, scene, sky: Sky) -> np.ndarray:
         source * 2 + ((directions[ray] * face[source]).sum(axis=1) > 0),
     )
     weight = np.abs(cosine[place, ray]) * angle[ray]
-    glow = (surface["alpha"] * surface["glow"])[:, None]
+    glow = (alpha * glow)[:, None]
     arriving = direct
     for _ in range(BOUNCES):
         leaving = (glow + colour[:, None] * arriving / np.pi).reshape(-1, 3)

@@ -13,11 +13,11 @@ from embreex.rtcore_scene import EmbreeScene
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.rendering.camera import focal_length_px, orbit_distance  # noqa: E402
-from dataset.rendering.job import Job, read_job  # noqa: E402
-from dataset.rendering.quick_asset import load  # noqa: E402
-from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up  # noqa: E402
-from dataset.rendering.quick_surface import OPENNESS, POSITION, Asset, unit  # noqa: E402
+from dataset.rendering.camera import focal_length_px, orbit_distance
+from dataset.rendering.gltf_material import dot, unit
+from dataset.rendering.job import Job, read_job
+from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up
+from dataset.rendering.triangles import OPENNESS, POSITION, Asset, load
 
 RAYS_AT_ONCE, MAX_LAYERS = 1 << 18, 64
 ROUGH = 0.4  # from there on, what a surface mirrors is not asked of a single ray
@@ -59,40 +59,37 @@ class Scene:
             hit, live = {name: values[met] for name, values in hit.items()}, live[met]
             if not live.size:
                 break
-            colour, alpha = self.shade(hit, origins[live], directions[live])
+            colour, alpha = self.shade(hit, directions[live])
             total[live] += through[live] * alpha * np.concatenate([colour, np.ones_like(alpha)], axis=1)
             through[live] *= 1 - alpha
             origins[live] += directions[live] * (hit["tfar"][:, None] + EPSILON)
             live = live[through[live, 0] > 1e-3]
         return total
 
-    def shade(self, hit: dict, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colour and alpha of the hits, as the camera at the rays' origins sees them."""
+    def shade(self, hit: dict, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Colour and alpha of what rays of these directions met."""
         u, v, triangle = hit["u"][:, None], hit["v"][:, None], hit["primID"]
         one, two, three = self.asset.corners[triangle].transpose(1, 0, 2)
         at = one * (1 - u - v) + two * u + three * v
-        surface = self.asset.surface(at, self.asset.material_of[triangle])
-        front = (hit["Ng"] * directions).sum(axis=1, keepdims=True) < 0
-        side = np.where(front, 1, -1).astype(np.float32)
-        face = unit(hit["Ng"]) * side
-        normal = surface["normal"] * side
-        facing = np.clip(-(normal * directions).sum(axis=1, keepdims=True), 1e-3, 1)
-        mirrored = unit(directions + 2 * facing * normal)
-        openness = np.where(front, at[:, OPENNESS][:, :3], at[:, OPENNESS][:, 3:])
-        shown = self.mirrored(at[:, POSITION] + EPSILON * face, mirrored, face, surface["roughness"], openness)
-        gloss = split_sum(surface["specular"], surface["roughness"], facing)
-        matt = (
-            surface["diffuse"] * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
-        )
-        return surface["glow"] + matt + gloss * shown, surface["alpha"]
+        diffuse, specular, glow, normal, rough, alpha = self.asset.surface(at, self.asset.material_of[triangle])
+        side = np.where(dot(hit["Ng"], directions) < 0, 1, -1).astype(np.float32)
+        face, normal = unit(hit["Ng"]) * side, normal * side
+        openness = np.where(side > 0, *np.split(at[:, OPENNESS], 2, axis=1))
+        facing = np.clip(-dot(normal, directions), 1e-3, 1)
+        # The rougher, the nearer to the normal is the lobe (Lagarde and de Rousiers 2014, 4.9.3).
+        turned = (directions + 2 * facing * normal - normal) * (1 - rough) * (np.sqrt(1 - rough) + rough)
+        shown = self.mirrored(at[:, POSITION] + EPSILON * face, unit(normal + turned), face, rough, openness)
+        gloss = split_sum(specular, rough, facing)
+        matt = diffuse * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
+        return glow + matt + gloss * shown, alpha
 
     def mirrored(self, points, directions, face, roughness, openness) -> np.ndarray:
         """What the surface mirrors: the sky as far as it is open, or for smooth ones what a ray meets."""
         shown = self.sky.reflected(directions, roughness[:, 0])
         dimmed = shown * np.minimum(openness, 1)
-        smooth = np.nonzero((roughness[:, 0] < ROUGH) & ((directions * face).sum(axis=1) > 0))[0]
+        smooth = np.nonzero((roughness[:, 0] < ROUGH) & (dot(directions, face)[:, 0] > 0))[0]
         met = self.embree.run(np.float32(points[smooth]), directions[smooth], query="INTERSECT", output=1)
-        back = ((met["Ng"] * directions[smooth]).sum(axis=1) > 0).astype(int)
+        back = np.int64(dot(met["Ng"], directions[smooth])[:, 0] > 0)
         seen = np.where(met["primID"][:, None] >= 0, self.leaving[met["primID"], back], shown[smooth])
         share = np.clip((ROUGH - roughness[smooth]) * 3, 0, 1)
         dimmed[smooth] += share * (seen - dimmed[smooth])
