@@ -15,8 +15,14 @@ SRGB_TEXTURES = [
 REPEAT, CLAMP, NEAREST = 10497, 33071, 9728
 
 
-def linear(srgb: np.ndarray) -> np.ndarray:
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+def linear(colour: np.ndarray) -> np.ndarray:
+    """From sRGB."""
+    return np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+
+
+def srgb(colour: np.ndarray) -> np.ndarray:
+    """The inverse of `linear`."""
+    return np.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour ** (1 / 2.4) - 0.055)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -111,3 +117,12 @@ def _bent(normal: np.ndarray, tangents: np.ndarray, texture: Texture | None, uv:
     x, y, z = (texture.sample(uv)[:, :3] * 2 - 1).T[..., None]
     right, up = (unit(side - normal * dot(side, normal)) for side in np.split(tangents, 2, axis=1))
     return unit((right * x + up * y) * texture.info.get("scale", 1) + normal * z)
+
+
+def mirrored_part(specular: np.ndarray, roughness: np.ndarray, facing: np.ndarray) -> np.ndarray:
+    """N 3: the part of an even light that is mirrored, by Karis' fit (Physically based shading on mobile, 2014), with what single
+    scattering loses put back."""
+    x, y, z, w = (roughness * a + b for a, b in ((-1, 1), (-0.0275, 0.0425), (-0.572, 1.04), (0.022, -0.04)))
+    grazing = np.minimum(x * x, np.exp2(-9.28 * facing)) * x + y
+    scale, bias = -1.04 * grazing + z, (1.04 * grazing + w) * np.clip(50 * specular.max(axis=1, keepdims=True), 0, 1)
+    return (specular * scale + bias) * (1 + specular * (1 / np.maximum(scale + bias, 1e-3) - 1))

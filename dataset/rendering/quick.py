@@ -6,14 +6,12 @@ from pathlib import Path
 
 from utils.config import UserError
 
-LIBRARIES = ("embreex", "trimesh", "numpy", "PIL")
-
 
 def command(executable: str) -> list[str]:
-    """How the worker starts, in this Python or, if `executable` names one, in another. Raises UserError when this one lacks a library."""
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    """How the worker starts: in this Python, or in the one `executable` names. Raises UserError if this one lacks a library."""
+    missing = [name for name in ("embreex", "trimesh") if importlib.util.find_spec(name) is None]
     if missing and not executable:
         raise UserError(
-            f"the quick renderer needs {', '.join(missing)}: {sys.executable} -m pip install embreex trimesh"
+            f"the quick renderer needs {' and '.join(missing)}: {sys.executable} -m pip install {' '.join(missing)}"
         )
     return [executable or sys.executable, str(Path(__file__).with_name("quick_worker.py"))]

@@ -1,20 +1,16 @@
-"""The quick renderer's process: `python quick_worker.py JOB.json`. Rays by Embree, shading by numpy; no display, no GPU.
-
-Light that is bent (transmission, volumes) is refused. Mirrors show the object's own faces as matt ones.
-"""
+"""The quick renderer's process: `python quick_worker.py JOB.json`. Mirrors show the object's own faces as matt ones."""
 
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
+from embreex import mesh_construction, rtcore_scene
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.rendering.camera import focal_length_px, orbit_distance
-from dataset.rendering.gltf_material import dot, unit
+from dataset.rendering.gltf_material import dot, mirrored_part, srgb, unit
 from dataset.rendering.job import Job, read_job
 from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up
 from dataset.rendering.triangles import OPENNESS, POSITION, Asset, load
@@ -42,17 +38,14 @@ def main(job_path: str) -> None:
 
 class Scene:
     def __init__(self, asset: Asset, environment: np.ndarray):
-        self.asset, self.sky, self.embree = asset, Sky(environment), EmbreeScene()
-        TriangleMesh(self.embree, np.ascontiguousarray(asset.corners[..., POSITION]))
+        self.asset, self.sky, self.embree = asset, Sky(environment), rtcore_scene.EmbreeScene()
+        mesh_construction.TriangleMesh(self.embree, np.ascontiguousarray(asset.corners[..., POSITION]))
         self.leaving = light_up(asset, self.embree, self.sky)
 
     def radiance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """N 4: premultiplied linear colour and alpha along N rays, through as many layers as let light through."""
-        total, through, live = (
-            np.zeros((len(origins), 4), np.float32),
-            np.ones((len(origins), 1), np.float32),
-            np.arange(len(origins)),
-        )
+        live = np.arange(len(origins))
+        total, through = np.zeros((len(live), 4), np.float32), np.ones((len(live), 1), np.float32)
         for _ in range(MAX_LAYERS):
             hit = self.embree.run(origins[live], directions[live], query="INTERSECT", output=1)
             met = hit["primID"] >= 0
@@ -79,7 +72,7 @@ class Scene:
         # The rougher, the nearer to the normal is the lobe (Lagarde and de Rousiers 2014, 4.9.3).
         turned = (directions + 2 * facing * normal - normal) * (1 - rough) * (np.sqrt(1 - rough) + rough)
         shown = self.mirrored(at[:, POSITION] + EPSILON * face, unit(normal + turned), face, rough, openness)
-        gloss = split_sum(specular, rough, facing)
+        gloss = mirrored_part(specular, rough, facing)
         matt = diffuse * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
         return glow + matt + gloss * shown, alpha
 
@@ -94,15 +87,6 @@ class Scene:
         share = np.clip((ROUGH - roughness[smooth]) * 3, 0, 1)
         dimmed[smooth] += share * (seen - dimmed[smooth])
         return dimmed
-
-
-def split_sum(specular: np.ndarray, roughness: np.ndarray, facing: np.ndarray) -> np.ndarray:
-    """N 3: the part of an even light that is mirrored, by Karis' fit (Physically based shading on mobile, 2014), with what single
-    scattering loses put back."""
-    x, y, z, w = (roughness * a + b for a, b in ((-1, 1), (-0.0275, 0.0425), (-0.572, 1.04), (0.022, -0.04)))
-    grazing = np.minimum(x * x, np.exp2(-9.28 * facing)) * x + y
-    scale, bias = -1.04 * grazing + z, (1.04 * grazing + w) * np.clip(50 * specular.max(axis=1, keepdims=True), 0, 1)
-    return (specular * scale + bias) * (1 + specular * (1 / np.maximum(scale + bias, 1e-3) - 1))
 
 
 def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
@@ -123,8 +107,7 @@ def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
 def to_straight_srgb(pixels: np.ndarray) -> np.ndarray:
     """Premultiplied linear H W 4 -> straight sRGB bytes, black where nothing is."""
     colour = np.clip(pixels[..., :3] / np.maximum(pixels[..., 3:], 1e-6), 0, 1)
-    colour = np.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour ** (1 / 2.4) - 0.055)
-    image = np.round(np.concatenate([colour, pixels[..., 3:].clip(0, 1)], axis=-1) * 255).astype(np.uint8)
+    image = np.round(np.concatenate([srgb(colour), pixels[..., 3:].clip(0, 1)], axis=-1) * 255).astype(np.uint8)
     image[image[..., 3] == 0] = 0
     return image
 
