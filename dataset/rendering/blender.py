@@ -10,6 +10,7 @@ INSTALL = "python3.11 -m venv .venv-blender && .venv-blender/bin/pip install bpy
 _WORKER = Path(__file__).with_name("blender_worker.py")
 _ENVIRONMENT = Path(__file__).parents[2] / ".venv-blender/bin/python"
 _PYTHONS = ("python3.11", "python3.13")  # the ones that a bpy was made for: 4.2 to 4.5, and 5.1
+_LIBRARY = "cannot open shared object file"
 _PROBE_S = 120  # a first import from a cold network disk
 
 
@@ -27,7 +28,8 @@ def command(executable: str) -> list[str]:
             fault = _fault(found)
             if not fault:
                 return _prefix(found)
-            faults.append(f"{found}: {fault}")
+            if candidate not in _PYTHONS or _LIBRARY in fault:  # any other Python may well be without
+                faults.append(f"{found}: {fault}")
     tried = f" ({'; '.join(faults)})" if faults else ""
     raise UserError(f"no Blender found{tried}; {_remedy(tried)}")
 
@@ -61,6 +63,6 @@ def _fault(executable: str) -> str:
 
 
 def _remedy(fault: str) -> str:
-    if "cannot open shared object file" in fault:
+    if _LIBRARY in fault:
         return "a system library is missing: see the README's list for apt-get"
     return f"`{INSTALL}` makes an environment for it"

@@ -38,7 +38,7 @@ def load(path: Path) -> None:
     except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
         raise Refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
     if path.suffix.lower() in (".glb", ".gltf"):
-        _check_demands(demands(Gltf(path).tree))
+        _check_demands(demands(Gltf(path.read_bytes(), path.parent).tree))
     for thing in bpy.data.objects:
         thing.hide_render |= thing.type == "LIGHT"
     _check_textures()

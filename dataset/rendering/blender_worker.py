@@ -16,8 +16,8 @@ import numpy as np
 from mathutils import Matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from dataset.rendering.blender_asset import Refused, load, normalise, see_through  # noqa: E402
-from dataset.rendering.job import Job, read_job  # noqa: E402
+from dataset.rendering.blender_asset import Refused, load, normalise, see_through
+from dataset.rendering.job import Job, read_job
 
 OLDEST = (4, 2)
 MACHINE_EXIT_CODE = 2  # as dataset/rendering/worker.py has it, which cannot be imported here

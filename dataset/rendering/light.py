@@ -147,33 +147,35 @@ def _read_hdr(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not a Radiance .hdr of RGBE pixels, from the upper left")
     height, width = int(header[1]), int(header[2])
     _check_size(path, width, height)
-    body = np.frombuffer(data, np.uint8, offset=header.end())
+    body = data[header.end() :]
     try:
-        rgbe = body.reshape(height, width, 4) if len(body) == height * width * 4 else _unpack(body, height, width)
+        if len(body) == height * width * 4:
+            rgbe = np.frombuffer(body, np.uint8).reshape(height, width, 4)
+        else:
+            rgbe = _unpack(body, height, width)
     except (IndexError, ValueError):
         raise UserError(f"{path}: cut off or damaged: not the pixels of {width} x {height}") from None
     exponents = rgbe[..., 3:].astype(np.int32)
     return np.where(exponents > 0, np.ldexp(rgbe[..., :3].astype(np.float32), exponents - 136), 0)
 
 
-def _unpack(body: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A row starts with 2, 2 and its width; a count above 128 repeats the next byte, another copies as many."""
-    rgbe, place = np.empty((height, 4, width), np.uint8), 0
-    data = body.tobytes()
-    for row in rgbe:
+def _unpack(data: bytes, height: int, width: int) -> np.ndarray:
+    """A row starts with 2, 2 and its width; a count above 128 repeats the next byte, another copies as many bytes."""
+    pixels, place = bytearray(), 0
+    for row in range(height):
         if data[place : place + 4] != bytes([2, 2, width >> 8, width & 255]):
             raise ValueError
         place += 4
-        for channel in row:
-            column = 0
-            while column < width:
-                count, repeated = data[place] & 127 if data[place] > 128 else data[place], data[place] > 128
-                if not 0 < count <= width - column:
-                    raise ValueError
-                channel[column : column + count] = data[place + 1] if repeated else body[place + 1 : place + 1 + count]
-                place += 2 if repeated else 1 + count
-                column += count
-    return rgbe.transpose(0, 2, 1)
+        end = (row + 1) * 4 * width
+        while len(pixels) < end:
+            count = data[place]
+            if count > 128:
+                pixels += data[place + 1 : place + 2] * (count - 128)
+                place += 2
+            else:
+                pixels += data[place + 1 : place + 1 + count]
+                place += 1 + count
+    return np.frombuffer(pixels, np.uint8).reshape(height, 4, width).transpose(0, 2, 1)
 
 
 def _read_exr(path: Path) -> np.ndarray:
