@@ -9,6 +9,7 @@ import mmap
 import re
 import warnings
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -112,10 +113,9 @@ def _names_texture(word: bytes) -> bool:
 def _without_options(words: list[bytes]) -> bytes:
     """A name may hold spaces; `-o`, `-s` and `-t` take one to three numbers."""
     rest = words[1:]
-    while rest and (count := _MTL_OPTIONS.get(rest[0])):
-        values = rest[1 : 1 + count]
-        numbers = [value for value in values if re.fullmatch(rb"[-+.\deE]+", value)]
-        rest = rest[1 + (len(numbers) if count == 3 else len(values)) :]
+    while rest and (most := _MTL_OPTIONS.get(rest[0])):
+        numbers = takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), rest[1 : 1 + most])
+        rest = rest[1 + (len(list(numbers)) if most == 3 else most) :]
     return b" ".join(rest)
 
 
