@@ -4,7 +4,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 import types
 from collections import Counter
 from itertools import count
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from launch import accelerate_launch
 from make_assets import make_bad, make_good
 from PIL import Image
 
@@ -441,3 +444,41 @@ def test_the_quick_renderer_renders_every_format(tmp_path, monkeypatch):
     words = ("render.renderer=quick", "render.size_px=64", "render.num_samples=1", "filter.min_change=0.004")
     assert run(tmp_path / "assets", tmp_path / "out", *words) == 0
     assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == ids
+
+
+# Launched as users do.
+
+
+def test_accelerate_divides_the_list_among_its_processes(tmp_path):
+    """With files that no renderer sees, so that the launch needs none."""
+    for number in range(7):
+        path = make(tmp_path / "assets", {f"{number}": "draws"}) / f"{number}.stl"
+        path.write_text("cut off")
+    words = (f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", f"render.executable={sys.executable}")
+    answer = accelerate_launch("--config_file", "accelerate_config/cpu.yaml", "main.py", "render", *words)
+    assert "1 failed (unreadable" not in answer.stdout and "3 failed (unreadable 3) of 3" in answer.stdout, (
+        answer.stdout
+    )
+    assert "4 failed (unreadable 4) of 4" in answer.stdout
+    assert [line["id"] for line in lines(tmp_path / "out/failures.jsonl")] == list("0123456")
+
+
+def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(tmp_path):
+    log = tmp_path / "log"
+    rendering = (
+        f'trap "echo TERM >> {log}; exit 143" TERM\necho "$@" >> {log}\nfor i in $(seq 100); do sleep 0.1; done\n'
+    )
+    (tmp_path / "python").write_text(f"#!/bin/bash\n{rendering}")
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {log}\n')
+    for name in ("python", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        ["bash", "accelerate_config/render_slurm.sbatch", "c.yaml", "render.out=o"], env={**os.environ, **task}
+    )
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(ENDLESS) == 0
+    assert log.read_text().splitlines() == ["main.py render c.yaml render.out=o", "TERM", "requeue 7_3"]
