@@ -1,5 +1,6 @@
 """One job in a process group of its own, with a limit of time and of memory: whatever an asset does costs that asset only."""
 
+import errno
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from dataset.rendering.job import Job, write_job
 from utils.config import UserError
 
 POLL_S, MEMORY_POLL_S = 0.05, 0.25
-MAX_LOG_BYTES = 64 << 20
+MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
 MACHINE_EXIT_CODE = 2  # of a worker that could not draw any asset, and says so in the last line of stderr
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
@@ -45,7 +46,7 @@ def run_job(
 ) -> np.ndarray:
     """-> V size size 4 uint8. `job.views` is in a folder where the job and its log may be written.
 
-    Raises Failure, Stopped, or UserError if the worker says that the machine, not the asset, is to blame.
+    Raises Failure, Stopped, UserError if the worker says that the machine, not the asset, is to blame, or OSError on a full disk.
     """
     folder = Path(job.views).parent
     Path(job.views).mkdir()
@@ -55,7 +56,7 @@ def run_job(
         tail = _tail(folder)
         if code == MACHINE_EXIT_CODE:
             raise UserError(f"the renderer cannot run here: {tail or 'it gives no reason'}")
-        raise Failure("crashed", f"{_exit_name(code)}: {tail or 'no message'}")
+        raise _crashed(folder, f"{_exit_name(code)}: {tail or 'no message'}")
     return _read_views(job, folder)
 
 
@@ -110,6 +111,13 @@ def _resident_bytes(pid: int) -> int:
     return total
 
 
+def _crashed(folder: Path, reason: str) -> Failure:
+    """Raises OSError if the disk is full, which is not the asset's fault."""
+    if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    return Failure("crashed", reason)
+
+
 def _exit_name(code: int) -> str:
     if code > 128 and code - 128 in {number.value for number in signal.Signals}:
         return f"killed by {signal.Signals(code - 128).name}"
@@ -130,7 +138,7 @@ def _read_views(job: Job, folder: Path) -> np.ndarray:
     try:
         refused = json.loads(result.read_text())["refused"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise Failure("crashed", f"ended without a result: {_tail(folder) or 'no message'}") from None
+        raise _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}") from None
     if refused is not None:
         raise Failure("refused", str(refused)[:300])
     views = np.empty((len(job.camera_to_world), job.size_px, job.size_px, 4), np.uint8)
@@ -142,6 +150,6 @@ def _read_views(job: Job, folder: Path) -> np.ndarray:
                     raise Failure("crashed", f"drew {name} as {image.mode} of {image.size}")
                 views[index] = np.asarray(image)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-            raise Failure("crashed", f"drew {index} of {len(views)} views: {name} is missing or damaged") from None
+            raise _crashed(folder, f"drew {index} of {len(views)} views: {name} is missing or damaged") from None
     shutil.rmtree(job.views)
     return views
