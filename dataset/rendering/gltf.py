@@ -119,6 +119,8 @@ class Gltf:
         path = (self.folder / unquote(uri)).resolve()
         if not path.is_relative_to(self.folder.resolve()):
             raise ValueError(f"names the file '{uri}', which is outside its folder")
+        if not path.is_file():
+            raise ValueError(f"names the file '{uri}', which is missing")
         return path.read_bytes()
 
 

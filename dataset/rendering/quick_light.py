@@ -1,7 +1,5 @@
-"""The quick renderer's light: the environment blurred for every roughness, and how much of it reaches each triangle.
-
-A surface gets what the environment gives to one of its normal and roughness (split-sum approximation, Karis 2013), times the part
-that reaches the spot past the rest of the object, two bounces included: found once an object, with rays from every triangle.
+"""The quick renderer's light: what an open environment gives to a surface of a normal and roughness (split-sum, Karis 2013), times the
+part that reaches it past the rest of the object, bounces included. That part is found once, with rays from every triangle.
 """
 
 import numpy as np
@@ -9,11 +7,10 @@ from PIL import Image
 
 from dataset.rendering.gltf_material import dot, unit
 from dataset.rendering.job import environment_column
-from dataset.rendering.light import directions as environment_directions
+from dataset.rendering.light import directions
 from dataset.rendering.triangles import NORMAL, OPENNESS, POSITION, Asset
 
-ROUGHNESSES = (0.0, 0.15, 0.3, 0.45, 0.65, 1.0)  # that the environment is blurred for
-BLURRED = (64, 128)  # their height and width
+ROUGHNESSES, BLURRED = (0.0, 0.15, 0.3, 0.45, 0.65, 1.0), (64, 128)  # that the environment is blurred for, to this size
 EPSILON = 1e-4  # how far from its surface a ray starts
 RAYS, BOUNCES = 4_000_000, 2
 
@@ -27,24 +24,25 @@ class Sky:
         self.levels = [radiance, *(_blurred(self.small, roughness) for roughness in ROUGHNESSES[1:])]
         self.diffuse = _blurred(self.small, None)
 
-    def reflected(self, directions: np.ndarray, roughness: np.ndarray) -> np.ndarray:
+    def reflected(self, towards: np.ndarray, roughness: np.ndarray) -> np.ndarray:
         """N 3: what a mirror of that roughness shows in those directions."""
-        level, shown = np.interp(roughness, ROUGHNESSES, range(len(ROUGHNESSES))), np.zeros_like(directions)
+        level, shown = np.interp(roughness, ROUGHNESSES, range(len(ROUGHNESSES))), np.zeros_like(towards)
         for number, radiance in enumerate(self.levels):
-            share = np.maximum(0, 1 - np.abs(level - number))
-            at = share > 0
-            shown[at] += share[at, None] * look_up(radiance, directions[at])
+            at = np.abs(level - number) < 1
+            shown[at] += (1 - np.abs(level - number))[at, None] * look_up(radiance, towards[at])
         return shown
 
     def samples(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """K directions (K 3), the light from each (K 3) and the solid angle it stands for: half even, half where the light is."""
-        towards = environment_directions(BLURRED[0]).reshape(-1, 3)
-        size = np.hypot(towards[:, 0], towards[:, 1])
-        size *= 4 * np.pi / size.sum()  # of each texel
+        towards, half = directions(BLURRED[0]).reshape(-1, 3), (np.arange(count // 2) + 0.5) / (count // 2)
+        size = np.hypot(towards[:, 0], towards[:, 1])  # of each texel, up to a factor
         power = self.small.sum(axis=2).ravel() * size + 1e-12
-        chance = (size / (4 * np.pi) + power / power.sum()) / 2
-        texel = np.searchsorted(np.cumsum(chance), (np.arange(count) + 0.5) / count).clip(0, len(chance) - 1)
-        return np.float32(towards[texel]), self.small.reshape(-1, 3)[texel], size[texel] / (count * chance[texel])
+        even = np.stack([np.arccos(1 - 2 * half) / np.pi, np.arange(count // 2) * 0.618034 % 1])  # rows and columns
+        even = np.ravel_multi_index((even.T * BLURRED).astype(int).T, BLURRED)
+        texel = np.append(even, np.searchsorted(np.cumsum(power) / power.sum(), half)).clip(0, len(size) - 1)
+        chance = (size / size.sum() + power / power.sum()) / 2
+        angle = (4 * np.pi * size / size.sum() / (len(texel) * chance))[texel]
+        return np.float32(towards[texel]), self.small.reshape(-1, 3)[texel], angle
 
 
 def look_up(radiance: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -80,33 +78,35 @@ def light_up(asset: Asset, scene, sky: Sky) -> np.ndarray:
     at = asset.corners.mean(axis=1)
     diffuse, specular, glow, _, _, alpha = asset.surface(at, asset.material_of)
     colour, glow = (alpha * (diffuse + specular))[:, None], (alpha * glow)[:, None]
-    directions, light, angle = sky.samples(int(np.clip(RAYS / len(at), 16, 256)))
+    towards, light, angle = sky.samples(int(np.clip(RAYS / len(at), 16, 256)))
     face = unit(np.cross(*np.diff(asset.corners[..., POSITION], axis=1).transpose(1, 0, 2)))
-    blocker, cosine = _cast(scene, at, face, directions)
+    blocker, cosine = _cast(scene, at, face, towards)
     sides = np.stack([np.maximum(cosine, 0), np.maximum(-cosine, 0)], axis=1) * angle  # T 2 K
     free = sides @ light
     direct = arriving = (sides * np.where(blocker < 0, 1, 1 - alpha[blocker, 0])[:, None]) @ light
     place, ray = np.nonzero(blocker >= 0)
     source, weight = blocker[place, ray], (np.abs(cosine) * angle)[place, ray]
-    source = 2 * source + (dot(directions[ray], face[source])[:, 0] > 0)  # the side that was hit
+    source = 2 * source + (dot(towards[ray], face[source])[:, 0] > 0)  # the side that was hit
     target = 2 * place + (cosine[place, ray] < 0)
     for _ in range(BOUNCES):
         leaving = (glow + colour * arriving / np.pi).reshape(-1, 3)
         indirect = [np.bincount(target, weight * channel[source], 2 * len(at)) for channel in leaving.T]
         arriving = direct + np.stack(indirect, axis=1).reshape(-1, 2, 3)
-    asset.corners[..., OPENNESS] = _smoothed(asset.corners, (arriving / np.maximum(free, 1e-6)).reshape(-1, 6))
+    asset.corners[..., OPENNESS] = _smoothed(
+        asset.corners, (arriving / np.maximum(free, 1e-3 * free.max() + 1e-9)).reshape(-1, 6)
+    )
     return np.float32(glow + colour * arriving / np.pi)
 
 
-def _cast(scene, at: np.ndarray, face: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cast(scene, at: np.ndarray, face: np.ndarray, towards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rays from each spot in each direction: T K first triangles met (-1: none), and cosines, below 0 behind the face."""
-    blocker = np.empty((len(at), len(directions)), np.int32)
+    blocker = np.empty((len(at), len(towards)), np.int32)
     cosine = np.empty(blocker.shape, np.float32)
     for part in (slice(start, start + 4096) for start in range(0, len(at), 4096)):
-        side = np.sign(face[part] @ directions.T)
-        cosine[part] = side * np.maximum(side * (unit(at[part, NORMAL]) @ directions.T), 0)
+        side = np.sign(face[part] @ towards.T)
+        cosine[part] = side * np.maximum(side * (unit(at[part, NORMAL]) @ towards.T), 0)
         origins = at[part, None, POSITION] + EPSILON * side[..., None] * face[part, None]
-        rays = np.broadcast_to(directions, origins.shape).reshape(-1, 3)
+        rays = np.broadcast_to(towards, origins.shape).reshape(-1, 3)
         met = scene.run(np.float32(origins.reshape(-1, 3)), rays, query="INTERSECT", output=1)
         blocker[part] = met["primID"].reshape(side.shape)
     return blocker, cosine
@@ -115,7 +115,6 @@ def _cast(scene, at: np.ndarray, face: np.ndarray, directions: np.ndarray) -> tu
 def _smoothed(corners: np.ndarray, values: np.ndarray) -> np.ndarray:
     """T 6 of triangles -> T 3 6 of their corners: the mean over all that share a corner's place and normal."""
     keys = np.round(corners[..., : NORMAL.stop].reshape(-1, 6) * ([1e5] * 3 + [100] * 3)).astype(np.int64)
-    mixed = keys @ np.array([1, 1_000_003, 998_244_353, 1_000_000_007, 754_974_721, 167_772_161])
-    _, vertex, counts = np.unique(mixed, return_inverse=True, return_counts=True)
+    _, vertex, counts = np.unique(keys @ 1_000_003 ** np.arange(6), return_inverse=True, return_counts=True)  # hashes
     means = [np.bincount(vertex, np.repeat(channel, 3)) / counts for channel in values.T]
     return np.stack(means, axis=1)[vertex].reshape(*corners.shape[:2], 6)

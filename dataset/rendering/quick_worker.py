@@ -15,10 +15,13 @@ from dataset.rendering.job import Job, read_job
 from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up
 from dataset.rendering.triangles import OPENNESS, POSITION, Asset, load
 
-RAYS_AT_ONCE, MAX_LAYERS = 1 << 18, 64
-ROUGH = 0.4  # from there on, what a surface mirrors is not asked of a single ray
+RAYS_AT_ONCE, MAX_LAYERS, ROUGH = (
+    1 << 18,
+    64,
+    0.4,
+)  # ROUGH: from there on, no single ray is asked what a surface mirrors
 # What a file can be wrong in: its values, their types, names that point nowhere, an image.
-DAMAGE = (ValueError, TypeError, AttributeError, LookupError, OSError, Image.DecompressionBombError)
+DAMAGE = (ValueError, TypeError, AttributeError, LookupError, OSError, SyntaxError, Image.DecompressionBombError)
 
 
 def main(job_path: str) -> None:
@@ -31,8 +34,8 @@ def main(job_path: str) -> None:
     else:
         scene = Scene(asset, np.load(job.environment))
         for index, matrix in enumerate(job.camera_to_world):
-            pixels = view(scene, np.array(matrix), job, side)
-            Image.fromarray(to_straight_srgb(pixels)).save(Path(job.views, f"{index:03d}.png"))
+            image = to_straight_srgb(view(scene, np.array(matrix), job, side))
+            Image.fromarray(image).save(Path(job.views, f"{index:03d}.png"))
     Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
 
 
@@ -84,8 +87,7 @@ class Scene:
         met = self.embree.run(np.float32(points[smooth]), directions[smooth], query="INTERSECT", output=1)
         back = np.int64(dot(met["Ng"], directions[smooth])[:, 0] > 0)
         seen = np.where(met["primID"][:, None] >= 0, self.leaving[met["primID"], back], shown[smooth])
-        share = np.clip((ROUGH - roughness[smooth]) * 3, 0, 1)
-        dimmed[smooth] += share * (seen - dimmed[smooth])
+        dimmed[smooth] += np.clip((ROUGH - roughness[smooth]) * 3, 0, 1) * (seen - dimmed[smooth])
         return dimmed
 
 
@@ -94,13 +96,13 @@ def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
     size, focal_px = job.size_px, focal_length_px(job.size_px, job.fov_deg)
     places = (np.arange(size * side) + 0.5) / side - size / 2
     rows = max(1, RAYS_AT_ONCE // (size * side * side)) * side
-    strips = []
+    strips, eye = [], to_world[:3, 3].astype(np.float32)
     for start in range(0, size * side, rows):
         x, y = np.meshgrid(places, places[start : start + rows])
         seen = np.stack([x, -y, np.full_like(x, -focal_px)], axis=-1).reshape(-1, 3)
         directions = unit(seen @ to_world[:3, :3].T).astype(np.float32)
-        origins = np.tile(to_world[:3, 3].astype(np.float32), (len(directions), 1))
-        strips.append(scene.radiance(origins, directions).reshape(-1, side, size, side, 4).mean(axis=(1, 3)))
+        light = scene.radiance(np.tile(eye, (len(directions), 1)), directions)
+        strips.append(light.reshape(-1, side, size, side, 4).mean(axis=(1, 3)))
     return np.concatenate(strips)
 
 
@@ -108,8 +110,7 @@ def to_straight_srgb(pixels: np.ndarray) -> np.ndarray:
     """Premultiplied linear H W 4 -> straight sRGB bytes, black where nothing is."""
     colour = np.clip(pixels[..., :3] / np.maximum(pixels[..., 3:], 1e-6), 0, 1)
     image = np.round(np.concatenate([srgb(colour), pixels[..., 3:].clip(0, 1)], axis=-1) * 255).astype(np.uint8)
-    image[image[..., 3] == 0] = 0
-    return image
+    return image * (image[..., 3:] > 0)
 
 
 if __name__ == "__main__":
