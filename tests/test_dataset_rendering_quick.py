@@ -475,6 +475,8 @@ def test_the_worker_runs_from_anywhere_and_a_missing_library_is_one_line(tmp_pat
     write_job(Job(str(asset), str(views), [camera], 33.8, 16, 1, str(sky), "cpu"), tmp_path / "job.json")
     subprocess.run([*quick.command(""), str(tmp_path / "job.json")], cwd=tmp_path, check=True)
     assert json.loads((views / "result.json").read_text()) == {"refused": None} and (views / "000.png").exists()
+    with pytest.raises(UserError, match="'/bin/blender' is without effect"):
+        quick.command("/bin/blender")
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(UserError, match=r"trimesh.*pip install embreex trimesh"):
         quick.command("")

@@ -126,3 +126,8 @@ def mirrored_part(specular: np.ndarray, roughness: np.ndarray, facing: np.ndarra
     grazing = np.minimum(x * x, np.exp2(-9.28 * facing)) * x + y
     scale, bias = -1.04 * grazing + z, (1.04 * grazing + w) * np.clip(50 * specular.max(axis=1, keepdims=True), 0, 1)
     return (specular * scale + bias) * (1 + specular * (1 / np.maximum(scale + bias, 1e-3) - 1))
+
+
+def lobe(normal: np.ndarray, mirrored: np.ndarray, roughness: np.ndarray) -> np.ndarray:
+    """N 3: the middle of what a surface mirrors: the rougher, the nearer to the normal (Lagarde and de Rousiers 2014, 4.9.3)."""
+    return unit(normal + (mirrored - normal) * (1 - roughness) * (np.sqrt(1 - roughness) + roughness))

@@ -1,6 +1,5 @@
 """The renderer of plain pip: Embree's rays and numpy's shading, on one CPU core, without a display, a GPU or a system library."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -8,10 +7,12 @@ from utils.config import UserError
 
 
 def command(executable: str) -> list[str]:
-    """How the worker starts: in this Python, or in the one `executable` names. Raises UserError if this one lacks a library."""
+    """How the worker starts: in this Python. Raises UserError if it lacks a library, or for an `executable`, which is not used."""
     try:
-        for name in () if executable else ("embreex.rtcore_scene", "trimesh"):
-            importlib.import_module(name)
+        import embreex.rtcore_scene  # noqa: F401
+        import trimesh  # noqa: F401
     except ImportError as error:
         raise UserError(f"the quick renderer: {error}: {sys.executable} -m pip install embreex trimesh") from None
-    return [executable or sys.executable, str(Path(__file__).with_name("quick_worker.py"))]
+    if executable:
+        raise UserError(f"render.executable: '{executable}' is without effect: the quick renderer runs in this Python")
+    return [sys.executable, str(Path(__file__).with_name("quick_worker.py"))]

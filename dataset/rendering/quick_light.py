@@ -1,6 +1,5 @@
-"""The quick renderer's light: what an open environment gives to a surface of a normal and roughness (split-sum, Karis 2013), times the
-part that reaches it past the rest of the object, bounces included. That part is found once, with rays from every triangle.
-"""
+"""The quick renderer's light: what an open environment gives to a normal and a roughness (split-sum, Karis 2013), times the part
+that reaches the spot past the rest of the object, bounces included: found once, with rays from every triangle."""
 
 import numpy as np
 from PIL import Image
@@ -11,8 +10,11 @@ from dataset.rendering.light import directions
 from dataset.rendering.triangles import NORMAL, OPENNESS, POSITION, Asset
 
 ROUGHNESSES, BLURRED = (0.0, 0.15, 0.3, 0.45, 0.65, 1.0), (64, 128)  # that the environment is blurred for, to this size
-EPSILON = 1e-4  # how far from its surface a ray starts
-RAYS, BOUNCES = 4_000_000, 2
+EPSILON, RAYS, BOUNCES = (
+    1e-4,
+    4_000_000,
+    2,
+)  # how far from its surface a ray starts; rays and bounces for an object's light
 
 
 class Sky:
@@ -59,8 +61,7 @@ def look_up(radiance: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 def _blurred(radiance: np.ndarray, roughness: float | None) -> np.ndarray:
     """Every direction's mean over the lobe around it: GGX seen from its axis, or the cosine for None. In azimuth by FFT."""
-    height, width = radiance.shape[:2]
-    polar, azimuth = (np.arange(height) + 0.5) / height * np.pi, np.arange(width) / width * 2 * np.pi
+    polar, azimuth = (np.arange(BLURRED[0]) + 0.5) / BLURRED[0] * np.pi, np.arange(BLURRED[1]) / BLURRED[1] * 2 * np.pi
     ring, level = np.sin(polar)[:, None], np.cos(polar)[:, None]
     cosine = ring[:, None] * ring * np.cos(azimuth) + level[:, None] * level  # H H W
     lobe = np.maximum(cosine, 0)
@@ -70,7 +71,7 @@ def _blurred(radiance: np.ndarray, roughness: float | None) -> np.ndarray:
         )  # the half vector's cosine is that of half the angle
     lobe = lobe * ring
     mean = np.einsum("ijf,jfc->ifc", np.fft.rfft(lobe), np.fft.rfft(radiance, axis=1))
-    return (np.fft.irfft(mean, width, axis=1) / lobe.sum(axis=(1, 2))[:, None, None]).astype(np.float32)
+    return (np.fft.irfft(mean, BLURRED[1], axis=1) / lobe.sum(axis=(1, 2))[:, None, None]).astype(np.float32)
 
 
 def light_up(asset: Asset, scene, sky: Sky) -> np.ndarray:
@@ -116,5 +117,5 @@ def _smoothed(corners: np.ndarray, values: np.ndarray) -> np.ndarray:
     """T 6 of triangles -> T 3 6 of their corners: the mean over all that share a corner's place and normal."""
     keys = np.round(corners[..., : NORMAL.stop].reshape(-1, 6) * ([1e5] * 3 + [100] * 3)).astype(np.int64)
     _, vertex, counts = np.unique(keys @ 1_000_003 ** np.arange(6), return_inverse=True, return_counts=True)  # hashes
-    means = [np.bincount(vertex, np.repeat(channel, 3)) / counts for channel in values.T]
-    return np.stack(means, axis=1)[vertex].reshape(*corners.shape[:2], 6)
+    means = [(np.bincount(vertex, np.repeat(channel, 3)) / counts)[vertex] for channel in values.T]
+    return np.stack(means, axis=1).reshape(-1, 3, 6)

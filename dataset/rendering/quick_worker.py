@@ -10,7 +10,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.rendering.camera import focal_length_px, orbit_distance
-from dataset.rendering.gltf_material import dot, mirrored_part, srgb, unit
+from dataset.rendering.gltf_material import dot, lobe, mirrored_part, srgb, unit
 from dataset.rendering.job import Job, read_job
 from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up
 from dataset.rendering.triangles import OPENNESS, POSITION, Asset, load
@@ -34,8 +34,8 @@ def main(job_path: str) -> None:
     else:
         scene = Scene(asset, np.load(job.environment))
         for index, matrix in enumerate(job.camera_to_world):
-            image = to_straight_srgb(view(scene, np.array(matrix), job, side))
-            Image.fromarray(image).save(Path(job.views, f"{index:03d}.png"))
+            image = Image.fromarray(to_straight_srgb(view(scene, np.array(matrix), job, side)))
+            image.save(Path(job.views, f"{index:03d}.png"))
     Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
 
 
@@ -72,9 +72,8 @@ class Scene:
         face, normal = unit(hit["Ng"]) * side, normal * side
         openness = np.where(side > 0, *np.split(at[:, OPENNESS], 2, axis=1))
         facing = np.clip(-dot(normal, directions), 1e-3, 1)
-        # The rougher, the nearer to the normal is the lobe (Lagarde and de Rousiers 2014, 4.9.3).
-        turned = (directions + 2 * facing * normal - normal) * (1 - rough) * (np.sqrt(1 - rough) + rough)
-        shown = self.mirrored(at[:, POSITION] + EPSILON * face, unit(normal + turned), face, rough, openness)
+        towards = lobe(normal, directions + 2 * facing * normal, rough)
+        shown = self.mirrored(at[:, POSITION] + EPSILON * face, towards, face, rough, openness)
         gloss = mirrored_part(specular, rough, facing)
         matt = diffuse * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
         return glow + matt + gloss * shown, alpha
@@ -95,13 +94,12 @@ def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
     """H W 4: premultiplied linear, the mean of side x side rays a pixel."""
     size, focal_px = job.size_px, focal_length_px(job.size_px, job.fov_deg)
     places = (np.arange(size * side) + 0.5) / side - size / 2
-    rows = max(1, RAYS_AT_ONCE // (size * side * side)) * side
-    strips, eye = [], to_world[:3, 3].astype(np.float32)
+    rows, strips = max(1, RAYS_AT_ONCE // (size * side * side)) * side, []
     for start in range(0, size * side, rows):
         x, y = np.meshgrid(places, places[start : start + rows])
         seen = np.stack([x, -y, np.full_like(x, -focal_px)], axis=-1).reshape(-1, 3)
         directions = unit(seen @ to_world[:3, :3].T).astype(np.float32)
-        light = scene.radiance(np.tile(eye, (len(directions), 1)), directions)
+        light = scene.radiance(np.tile(np.float32(to_world[:3, 3]), (len(directions), 1)), directions)
         strips.append(light.reshape(-1, side, size, side, 4).mean(axis=(1, 3)))
     return np.concatenate(strips)
 

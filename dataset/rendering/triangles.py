@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
 from PIL import Image
 
 from dataset.rendering import gltf_material
@@ -84,6 +83,8 @@ def load(path: Path, texels_per_unit: float) -> Asset:
 
 
 def _converted(path: Path) -> Gltf:
+    import trimesh
+
     text = path.read_text(errors="replace") if path.suffix.lower() == ".obj" else ""
     libraries = [path.parent / name.strip() for name in re.findall(r"^mtllib\s+(.+)", text, re.M)]
     beyond = sorted(
