@@ -49,8 +49,7 @@ class Lines:
 
     def line(self, object_id: str) -> bytes:
         offset, length = self.places[object_id]
-        self._file.seek(offset)
-        return self._file.read(length)
+        return os.pread(self._file.fileno(), length, offset)
 
     def append(self, line: dict) -> None:
         """In one write, then to disk. Raises OSError if the disk is full; `read_on` cuts off what was written of it."""
