@@ -455,11 +455,8 @@ def test_accelerate_divides_the_list_among_its_processes(tmp_path):
     for number in range(7):
         path = make(tmp_path / "assets", {f"{number}": "draws"}) / f"{number}.stl"
         path.write_text("cut off")
-    words = (
-        f"render.assets={tmp_path}/assets",
-        f"render.out={tmp_path}/out",
-        f"render.executable={shutil.which('true')}",
-    )
+    renderer = ("render.renderer=blender", f"render.executable={shutil.which('true')}")
+    words = (f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *renderer)
     answer = accelerate_launch("--config_file", "accelerate_config/cpu.yaml", "main.py", "render", *words)
     assert "1 failed (unreadable" not in answer.stdout and "3 failed (unreadable 3) of 3" in answer.stdout, (
         answer.stdout

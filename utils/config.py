@@ -165,7 +165,7 @@ class Render(Section):
     assets: str = key(..., "folder of .glb .gltf .obj .ply .stl files, or a .txt of Objaverse uids, one a line", "path")
     out: str = key(..., "where the orbits, svd_meta.jsonl and failures.jsonl go", "folder")
     renderer: str = key("quick", "quick or blender")
-    executable: str = key("", "a blender, or a Python that has the renderer's libraries; empty: found by itself")
+    executable: str = key("", "a blender, or a Python that has bpy; empty: found by itself; quick takes none")
     device: Literal["cpu", "gpu"] = key("cpu", "where the renderer has a choice")
     num_views: int = key(21, "views of an orbit: 21, or 84 for four starts of 21", "views", ge=2)
     size_px: int = key(576, "side of the square views", "pixels", ge=16, le=4096)
