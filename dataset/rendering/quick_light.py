@@ -10,11 +10,7 @@ from dataset.rendering.light import directions
 from dataset.rendering.triangles import NORMAL, OPENNESS, POSITION, Asset
 
 ROUGHNESSES, BLURRED = (0.0, 0.15, 0.3, 0.45, 0.65, 1.0), (64, 128)  # that the environment is blurred for, to this size
-EPSILON, RAYS, BOUNCES = (
-    1e-4,
-    4_000_000,
-    2,
-)  # how far from its surface a ray starts; rays and bounces for an object's light
+EPSILON, RAYS, BOUNCES = 1e-4, 4_000_000, 2  # where a ray starts, above its surface; how many for an object's light
 
 
 class Sky:
@@ -44,7 +40,7 @@ class Sky:
         texel = np.append(even, np.searchsorted(np.cumsum(power) / power.sum(), half)).clip(0, len(size) - 1)
         chance = (size / size.sum() + power / power.sum()) / 2
         angle = (4 * np.pi * size / size.sum() / (len(texel) * chance))[texel]
-        return np.float32(towards[texel]), self.small.reshape(-1, 3)[texel], angle
+        return np.float32(towards[texel]), self.small.reshape(-1, 3)[texel], np.float32(angle)
 
 
 def look_up(radiance: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -26,10 +26,8 @@ BEYOND_KD = re.compile(
 # and behind it.
 POSITION, NORMAL, UV, COLOUR, TANGENTS, OPENNESS = map(slice, (0, 3, 6, 10, 14, 20), (3, 6, 10, 14, 20, 26))
 Y_UP, Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), np.eye(3)  # where x, y and z go
-PLAIN = {
-    "metallicFactor": 0,
-    "roughnessFactor": 0.5,
-}  # of a surface without a material, with and without vertex colours
+# A surface without a material, with and without vertex colours.
+PLAIN = {"metallicFactor": 0, "roughnessFactor": 0.5}
 BARE = [{"pbrMetallicRoughness": PLAIN | {"baseColorFactor": [0.8, 0.8, 0.8, 1]}}, {"pbrMetallicRoughness": PLAIN}]
 LONGEST_EDGE, MANY = 0.03, 150_000  # triangles are cut up to this, unless there are many
 
