@@ -47,13 +47,13 @@ KEPT = {
 FLAT = {"card": (1, 0.001, 1.2), "floor": (1, 1, 0.001), "strip": (1, 0.5, 0.001), "poster": (0.001, 1, 0.7)}
 
 
-@pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(0, -5), (13, 0), (45, 30)])
+@pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(13, -5), (45, 30)])
 @pytest.mark.parametrize("name", KEPT)
 def test_solid_objects_are_kept_however_thin(name, turn_deg, elevation_deg):
     assert why_rejected(box_views(KEPT[name], turn_deg, elevation_deg), elevation_deg, Filter()) is None
 
 
-@pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(0, -5), (13, 0), (45, 30)])
+@pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(13, -5), (45, 30)])
 @pytest.mark.parametrize("name", FLAT)
 def test_planes_are_left_out_standing_or_lying(name, turn_deg, elevation_deg):
     reason = why_rejected(box_views(FLAT[name], turn_deg, elevation_deg), elevation_deg, Filter())
