@@ -1,4 +1,4 @@
-"""SVD-MV's one door: `main.py COMMAND [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
+"""SVD-MV's one door: `main.py COMMAND [RUN] [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
 
 import errno
 import importlib
@@ -7,6 +7,9 @@ import sys
 COMMANDS = {
     "train": "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
     "check": "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
+    "sample": "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",
+    "evaluate": "numbers and a page from held-out orbits: main.py evaluate runs/NAME evaluate.meta=FILE.jsonl evaluate.out=FOLDER",
+    "export": "a folder for stock diffusers: main.py export runs/NAME export.out=FOLDER",
     "tiny_base": "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
     "dummy_objaverse": "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
 }
@@ -14,7 +17,7 @@ COMMANDS = {
 
 def usage():
     rows = "\n".join(f"  {name:<16} {line}" for name, line in COMMANDS.items())
-    line = "usage: python main.py COMMAND [CONFIG.yaml] [section.key=value ...]"
+    line = "usage: python main.py COMMAND [RUN] [CONFIG.yaml] [section.key=value ...]"
     return f"{line}\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
 
 
@@ -35,7 +38,7 @@ def main(argv):
             print(f"{COMMANDS[command]}\n\n{describe(SCHEMAS[command])}")
             return 0
         cfg = load_config(SCHEMAS[command], arguments)
-        getattr(importlib.import_module(f"commands.{command}"), command)(cfg)
+        return getattr(importlib.import_module(f"commands.{command}"), command)(cfg) or 0
     except UserError as error:
         # A data loader's worker puts its traceback in front of the message.
         message = str(error).rpartition("utils.config.UserError: ")[2]
@@ -46,7 +49,6 @@ def main(argv):
             raise
         sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

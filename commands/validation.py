@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from dataset.records import Records
 from dataset.views import WHITE, load_orbit
-from models.conditioning import Conditioning, orbit_guidance
+from models.conditioning import Conditioning, guidance_scales
 from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.sampling import karras_sigmas, sample_views
 from models.svd import Svd
 from utils.checkpoint import Training
-from utils.config import Data, Section, Validate
+from utils.config import Data, Sampling, Section
 from utils.metrics import psnr, ssim
 from utils.randomness import generator
 from utils.video import contact_sheet, to_uint8, write_mp4
@@ -41,19 +42,38 @@ class HeldOut:
 
 
 def encode_held_out(
-    index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device
+    index: int,
+    records: Records,
+    data: Data,
+    sampling: Sampling,
+    encoders: Encoders,
+    device: torch.device,
+    seed: int = SEED,
+    input_view: int = 0,
 ) -> HeldOut:
     record = records[index]
-    orbit = load_orbit(record, data, start=0, background=WHITE, n=index)
+    orbit = load_orbit(record, data, start=input_view, background=WHITE, n=index)
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])
-    random = generator(SEED, index, "validation")
-    noise = torch.randn(latents.shape, generator=random).to(device)
-    cond_noise = torch.randn(pixels[:1].shape, generator=random).to(device)
-    strength = torch.tensor([validate.noise_aug_strength], device=device)
-    cond = encoders.condition(pixels[:1], orbit.elevation_deg[None].to(device), strength, cond_noise)
+    random = generator(seed, index, "validation")
+    cond, noise = start_video(pixels[:1], orbit.elevation_deg[None], data.num_frames, sampling, encoders, random)
     name = f"{index:03d}_" + re.sub(r"[^\w.-]", "_", record.id)[:80]
     return HeldOut(name, pixels, latents, cond, noise)
+
+
+def start_video(
+    view: Tensor,
+    elevation_deg: Tensor,
+    num_frames: int,
+    sampling: Sampling,
+    encoders: Encoders,
+    random: torch.Generator,
+) -> tuple[Conditioning, Tensor]:
+    """What a video starts from: the conditioning of its input view (1 3 H W), and unit noise (1 F 4 h w), on the view's device."""
+    shape = (1, *encoders.latent_shape(num_frames, view.shape[-1]))
+    noise, cond_noise = (torch.randn(size, generator=random).to(view.device) for size in (shape, view.shape))
+    strength = torch.tensor([sampling.noise_aug_strength], device=view.device)
+    return encoders.condition(view, elevation_deg.to(view.device), strength, cond_noise), noise
 
 
 @torch.no_grad()
@@ -66,12 +86,19 @@ def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
     return {"loss": sum(losses.values()) / len(losses)} | losses
 
 
-def sample_orbit(unet: nn.Module, orbit: HeldOut, svd: Svd, validate: Validate) -> Tensor:
-    """F 3 H W in [-1, 1], view 0 at the input's azimuth."""
-    sigmas = karras_sigmas(validate.num_inference_steps, svd.sigma_min, svd.sigma_max)
-    guidance = orbit_guidance(orbit.latents.shape[1], validate.guidance_min, validate.guidance_max)
-    latents = sample_views(unet, orbit.cond, orbit.noise, sigmas, guidance)
-    return svd.encoders.decode(latents[0], validate.decode_chunk)
+def sample_orbits(
+    unet: nn.Module,
+    cond: Conditioning,
+    noise: Tensor,
+    svd: Svd,
+    sampling: Sampling,
+    on_step: Callable[[], object] | None = None,
+) -> list[Tensor]:
+    """B videos of F 3 H W in [-1, 1], view 0 at the input's azimuth, from noise B F 4 h w."""
+    sigmas = karras_sigmas(sampling.num_inference_steps, svd.sigma_min, svd.sigma_max)
+    guidance = guidance_scales(sampling.guidance, noise.shape[1], sampling.guidance_min, sampling.guidance_max)
+    latents = sample_views(unet, cond, noise, sigmas, guidance, on_step)
+    return [svd.encoders.decode(video, sampling.decode_chunk) for video in latents]
 
 
 def orbit_metrics(views: Tensor, targets: Tensor) -> dict[str, float]:
@@ -110,7 +137,7 @@ def validate_orbits(
     with training.ema.in_place_of_masters():
         unet = lend_unet(training.unet, accelerator)
         for orbit, row in zip(orbits, rows):
-            views = sample_orbit(unet, orbit, svd, validate)
+            views = sample_orbits(unet, orbit.cond, orbit.noise, svd, validate)[0]
             row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
             write_orbit(folder, orbit, views)
     rows = sorted(gather_object(rows), key=lambda row: row["name"])

@@ -36,10 +36,10 @@ class Svd:
 
 @dataclass(frozen=True)
 class Base:
-    """Where the parts are: all in one folder, but for a checkpoint, which holds a UNet and names the base of the rest."""
+    """Where the parts are: all in one folder, but for a checkpoint, which holds UNets and names the base of the rest."""
 
-    unet: Path
-    rest: Path
+    unet: Path  # the UNet's own folder
+    rest: Path  # of the others
     variant: str | None  # of the weight files in `rest`
 
 
@@ -52,7 +52,7 @@ def find_base(model: Model, config_only: bool = False) -> Base:
     if (folder / "meta.json").is_file() and (folder / "unet_ema").is_dir():  # a checkpoint
         trained_from = read_json(folder / "meta.json", "config")["config"]["model"]
         keys = {key: trained_from[key] for key in ("base", "revision", "variant")}
-        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder)
+        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder / "unet")
     if not folder.is_dir():
         folder = _download(model, config_only)
     missing = [part for part in (("unet",) if config_only else PARTS) if not (folder / part).is_dir()]
@@ -61,7 +61,7 @@ def find_base(model: Model, config_only: bool = False) -> Base:
             f"model.base: '{model.base}' is not in the diffusers SVD layout: no folder {', '.join(missing)} in it;"
             " download a whole repository, as with `hf download stabilityai/stable-video-diffusion-img2vid-xt`"
         )
-    return Base(folder, folder, model.variant)
+    return Base(folder / "unet", folder, model.variant)
 
 
 def _download(model: Model, config_only: bool) -> Path:
@@ -107,17 +107,17 @@ def load_svd(base: Base, model: Model) -> Svd:
 
 
 def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
-    variant = base.variant if base.unet == base.rest else None  # our checkpoints have none
-    unet = _load(UNetSpatioTemporalConditionModel, base.unet, "unet", variant)
+    variant = base.variant if base.unet.parent == base.rest else None  # our checkpoints have none
+    unet = _load(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
     unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
-    set_added_time_ids(unet, read_layout(base.unet / "unet", unet.config), model.added_time_ids)
+    set_added_time_ids(unet, read_layout(base.unet, unet.config), model.added_time_ids)
     return unet
 
 
 def unet_skeleton(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
-    with _as_user_error(base.unet / "unet"), torch.device("meta"):
-        config = UNetSpatioTemporalConditionModel.load_config(base.unet, subfolder="unet")
+    with _as_user_error(base.unet), torch.device("meta"):
+        config = UNetSpatioTemporalConditionModel.load_config(base.unet)
         unet = UNetSpatioTemporalConditionModel.from_config(config)
         _new_linear_1(unet, len(model.added_time_ids))
     return unet
