@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation, writing
+from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
 from commands.validation import start_video
 from dataset.inputs import InputImage, input_view, list_inputs
 from dataset.rendering.camera import orbit_cameras
 from models.conditioning import Conditioning
 from utils.config import Sample, SampleConfig, UserError
+from utils.files import new_folder
 from utils.randomness import generator
 from utils.run import launched_accelerator
 from utils.video import contact_sheet, to_uint8, write_mp4
@@ -45,7 +46,7 @@ def sample(cfg: SampleConfig) -> None:
             videos = sample_batch(batch, views, sampler, settings, bar.update)
             for (item, seed), view, video in zip(batch, views, videos):
                 folder = Path(settings.out, item.name, f"seed_{seed}")
-                with writing(folder) as torso:
+                with new_folder(folder) as torso:
                     write_video(torso, view, video, item, settings)
                     write_settings(torso, item, seed, trained, settings)
                 tqdm.write(str(folder), file=sys.stdout)

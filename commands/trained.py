@@ -1,9 +1,6 @@
 """A trained model to use: from a run (its newest checkpoint), a checkpoint, or an exported folder, with what it was trained as."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,18 +107,3 @@ def load_sampler(trained: Trained, accelerator: Accelerator) -> Sampler:
     svd = replace(svd, encoders=svd.encoders.to(accelerator.device))
     unet = lend_unet(svd.unet.requires_grad_(False).to(accelerator.device), accelerator)
     return Sampler(svd, unet, trained.data.num_frames, accelerator.device)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name, and its place, once the block has ended well."""
-    torso = folder.with_name(f".writing_{folder.name}")
-    shutil.rmtree(torso, ignore_errors=True)
-    try:
-        torso.mkdir(parents=True)
-        yield torso
-        shutil.rmtree(folder, ignore_errors=True)
-        torso.rename(folder)
-    except BaseException:
-        shutil.rmtree(torso, ignore_errors=True)
-        raise

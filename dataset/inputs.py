@@ -1,7 +1,6 @@
 """Images to sample from: which ones, with which elevation, and each as the input view that training would have shown."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.images import object_box, open_rgba, square_box, to_view
+from dataset.records import file_name
 from dataset.views import MAX_SIDE_PX, WHITE
 from utils.config import Sample, UserError
 
@@ -70,7 +70,7 @@ def _from_line(line: str, place: str, path: Path, sample: Sample) -> InputImage:
         raise UserError(f'{place}: expected {{"image": FILE, "elevation_deg": DEGREES}}, or a line of svd_meta.jsonl')
     if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
         raise UserError(f"{place}: elevation_deg must be a number of degrees in [-90, 90], found {elevation!r}")
-    name = re.sub(r"[^\w.-]", "_", str(raw.get("id", Path(image).with_suffix("")))).lstrip("._")[:80]
+    name = file_name(str(raw.get("id", Path(image).with_suffix(""))))
     if not name:
         raise UserError(f"{place}: 'id' has no letter or digit in it")
     return InputImage(name, Path(sample.root or path.parent, image), float(elevation))

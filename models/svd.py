@@ -92,9 +92,9 @@ def load_svd(base: Base, model: Model) -> Svd:
     """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
     folder = base.rest
     unet = load_unet(base, model)
-    vae = _load(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
+    vae = load_part(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
     image_encoder = (
-        _load(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
+        load_part(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
     )
     with _as_user_error(folder / "scheduler"):
         scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
@@ -108,7 +108,7 @@ def load_svd(base: Base, model: Model) -> Svd:
 
 def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     variant = base.variant if base.unet.parent == base.rest else None  # our checkpoints have none
-    unet = _load(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
+    unet = load_part(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
     unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
     set_added_time_ids(unet, read_layout(base.unet, unet.config), model.added_time_ids)
     return unet
@@ -123,7 +123,8 @@ def unet_skeleton(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     return unet
 
 
-def _load(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
+def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
+    """A part of `folder` in fp32, every weight accounted for. Raises UserError."""
     with _as_user_error(folder / part):
         loaded, info = cls.from_pretrained(
             folder,
@@ -201,7 +202,11 @@ def save_unet(
     save_torch_state_dict(
         state_dict, folder, filename_pattern=pattern, max_shard_size="10GB", metadata={"format": "pt"}
     )
-    (folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
+    save_layout(layout, folder)
+
+
+def save_layout(layout: Sequence[str], unet_folder: Path) -> None:
+    (unet_folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
 
 
 TEMPORAL_MODULES = (TemporalBasicTransformerBlock, TemporalResnetBlock, AlphaBlender)

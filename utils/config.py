@@ -304,7 +304,7 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
         arguments = [*arguments[1:], f"{taker}.checkpoint={arguments[0]}"]
     if arguments and "=" not in arguments[0]:
         source, arguments = arguments[0], arguments[1:]
-        raw = _read_yaml(Path(source))
+        raw = read_yaml(Path(source))
     for word in arguments:
         _override(schema, raw, word)
     try:
@@ -328,7 +328,7 @@ def to_yaml(cfg: Section, stream) -> None:
     yaml.dump(to_json(cfg), stream)
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
     """YAML 1.2 (so that 1e-5 is a number, `no` a word and 1:30 a text); a key written twice is an error."""
     try:
         with open(path, encoding="utf-8") as file:
