@@ -9,6 +9,7 @@ import torch
 from launch import ENVIRONMENT, accelerate_launch
 from test_commands_train import metrics, update_error, weights
 
+import main
 from commands.train import train
 from utils.checkpoint import checkpoints, read_meta
 
@@ -195,3 +196,39 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
     assert "sample 5 (svd_meta.jsonl:" in lines[0], "rank 1's sample of the third step"
     assert ("sample 4 (" in lines[0]) == (what != "loss")
     assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000002"]
+
+
+def test_two_ranks_sample_what_one_samples(trained_run, tmp_path):
+    """Three images, so that the ranks' shares differ; each seed's video is the same to the byte."""
+    for name in ("017", "018", "019"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        shutil.copy(f"dummy_objaverse/{name}/003.png", tmp_path / "images" / f"{name}.png")
+    words = (
+        str(trained_run),
+        f"sample.image={tmp_path}/images",
+        "sample.elevation_deg=10",
+        "sample.num_inference_steps=2",
+    )
+    assert main.main(["sample", *words, f"sample.out={tmp_path}/one"]) == 0
+    launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
+    answer = accelerate_launch(*launch, "main.py", "sample", *words, f"sample.out={tmp_path}/two")
+    assert answer.returncode == 0, answer.stdout
+    written = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png"))
+    assert len(written) == 3 * 23
+    assert written == sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.png"))
+    for path in written:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+
+
+def test_two_ranks_measure_each_object_once_and_alike(trained_run, tmp_path):
+    lines = Path("svd_meta_held_out.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "three.jsonl").write_text("\n".join(lines) + "\n")
+    words = (str(trained_run), f"evaluate.meta={tmp_path}/three.jsonl", "evaluate.num_inference_steps=2")
+    words += ("evaluate.metrics=[psnr,ssim]", "evaluate.video_px=32")
+    assert main.main(["evaluate", *words, f"evaluate.out={tmp_path}/one"]) == 0
+    launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
+    answer = accelerate_launch(*launch, "main.py", "evaluate", *words, f"evaluate.out={tmp_path}/two")
+    assert answer.returncode == 0, answer.stdout
+    assert answer.stdout.count("3 objects, novel views") == 1, "one report"
+    for name in ("metrics.csv", "objects/boat.json", "objects/guitar.json", "objects/table.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
