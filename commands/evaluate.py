@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from commands.evaluation_report import write_report
+from commands.evaluation_report import protocol_differences, write_report
 from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
 from commands.validation import HeldOut, encode_held_out, input_repeated, per_view, write_orbit
 from dataset.records import OrbitRecord, Records, file_name
@@ -39,7 +39,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     require_elevation(trained)
     data = evaluation_data(trained, settings)
     records = Records(settings.meta, data.num_frames)
-    chosen = choose_records(records, settings)
+    chosen, differences = choose_records(records, settings), protocol_differences(settings, data)
     if accelerator.is_main_process:
         open_results(Path(settings.out), fingerprint(trained, settings))
     accelerator.wait_for_everyone()
@@ -55,7 +55,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = [results_file(settings, name) for name in sorted(chosen)]
-        write_report(settings, trained, data, list(metrics), unavailable, files)
+        write_report(settings, trained, differences, list(metrics), unavailable, files)
     accelerator.end_training()
     return 1 if unavailable else 0
 

@@ -18,8 +18,14 @@ PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"
 
 
 def write_report(
-    settings: Evaluate, trained: Trained, data: Data, metrics: list[str], unavailable: dict[str, str], files: list[Path]
+    settings: Evaluate,
+    trained: Trained,
+    differences: list[str],
+    metrics: list[str],
+    unavailable: dict[str, str],
+    files: list[Path],
 ) -> None:
+    """`differences`: from the protocol; `files`: of the objects."""
     objects = [json.loads(path.read_text()) for path in files]
     report = summarise(objects, metrics)
     ids = "".join(f"{item['id']}\n" for item in objects)
@@ -30,7 +36,7 @@ def write_report(
         "num_objects": len(objects),
         "objects_sha256": hashlib.sha256(ids.encode()).hexdigest(),  # of the sorted ids, a line each
         "unavailable": unavailable,
-        "not_as_published": protocol_differences(settings, data),
+        "not_as_published": differences,
         "settings": settings.model_dump(mode="json"),
     } | report
     out = Path(settings.out)

@@ -209,6 +209,12 @@ def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_wit
     assert name in {row["protocol"] for row in published}
 
 
+def test_an_unknown_protocol_is_refused_before_any_work(trained_run, tmp_path, capsys):
+    assert evaluate(trained_run, tmp_path / "out", "evaluate.protocol=gso") == 2
+    assert "there is no gso.yaml in evaluate_config/" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_something_else_or_without_images_is_refused(trained_run, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpg").touch()

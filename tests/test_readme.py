@@ -27,7 +27,8 @@ def test_the_table_of_keys_is_the_schema():
 def test_every_file_it_names_exists():
     named = set(
         re.findall(
-            r"`((?:commands|dataset|models|utils|tests|benchmarks|train_config|accelerate_config|evaluate_config)/[\w./]*)`", README
+            r"`((?:commands|dataset|models|utils|tests|benchmarks|train_config|accelerate_config|evaluate_config)/[\w./]*)`",
+            README,
         )
     )
     named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
