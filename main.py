@@ -45,7 +45,7 @@ def main(argv):
         sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece: other ranks write too
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST):
             raise
         sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2

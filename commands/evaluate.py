@@ -11,17 +11,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
 from commands.evaluation_report import protocol_differences, write_report
 from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
 from commands.validation import HeldOut, encode_held_out, input_repeated, per_view, write_orbit
-from dataset.records import OrbitRecord, Records, file_name
+from dataset.records import OrbitRecord, Records, file_name, read_lines
 from dataset.views import WHITE, load_orbit
 from models.perceptual import Metric, Unavailable, load_clip, load_lpips
+from models.svd import read_json
+from utils.checkpoint import checksums
 from utils.config import Data, Evaluate, EvaluateConfig, UserError
 from utils.files import write_atomically
 from utils.metrics import mse, psnr, ssim
@@ -29,7 +32,8 @@ from utils.randomness import generator
 from utils.run import launched_accelerator
 
 # Settings that do not change an object's numbers, so that an evaluation may go on with other values.
-FREE_KEYS = ("out", "protocol", "objects", "num_records", "views", "metrics", "root", "base")
+FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevations_deg", "views", "metrics")
+SETTINGS = "settings.json"
 
 
 def evaluate(cfg: EvaluateConfig) -> int:
@@ -39,23 +43,24 @@ def evaluate(cfg: EvaluateConfig) -> int:
     require_elevation(trained)
     data = evaluation_data(trained, settings)
     records = Records(settings.meta, data.num_frames)
-    chosen, differences = choose_records(records, settings), protocol_differences(settings, data)
+    chosen, differences = choose_records(records, data, settings), protocol_differences(settings, data)
+    check_results(Path(settings.out))
+    sampler = load_sampler(trained, accelerator)
+    metrics, unavailable = load_metrics(settings, accelerator)
     if accelerator.is_main_process:
-        open_results(Path(settings.out), fingerprint(trained, settings))
+        open_results(Path(settings.out), fingerprint(trained, settings, accelerator))
     accelerator.wait_for_everyone()
-    metrics, unavailable = load_metrics(settings, accelerator.device)
-    mine = [index for name, index in sorted(chosen.items())][accelerator.process_index :: accelerator.num_processes]
+    mine = [index for _, index in sorted(chosen.items())][accelerator.process_index :: accelerator.num_processes]
     todo = [index for index in mine if not measured(results_file(settings, records[index].id), metrics)]
-    if todo:
-        with accelerator.local_main_process_first():
-            sampler = load_sampler(trained, accelerator)
     hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
     for index in tqdm(todo, unit="object", initial=len(mine) - len(todo), total=len(mine), disable=hide_bar):
         evaluate_record(records[index], index, data, sampler, metrics, settings)
+        tqdm.write(records[index].id, file=sys.stdout)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         files = [results_file(settings, name) for name in sorted(chosen)]
         write_report(settings, trained, differences, list(metrics), unavailable, files)
+    accelerator.wait_for_everyone()  # a rank that ends with 1 has the launcher end the others
     accelerator.end_training()
     return 1 if unavailable else 0
 
@@ -71,87 +76,108 @@ def evaluation_data(trained: Trained, settings: Evaluate) -> Data:
     )
 
 
-def choose_records(records: Records, settings: Evaluate) -> dict[str, int]:
-    """{record id: index} of what is measured. Raises UserError if ids are double, unknown, or have too few views."""
+def choose_records(records: Records, data: Data, settings: Evaluate) -> dict[str, int]:
+    """{record id: index} of what is measured, by `evaluate.objects` or by hash. Raises UserError for one that cannot be."""
     by_id: dict[str, int] = {}
     names: dict[str, str] = {}
     for index in range(len(records)):
         record = records[index]
-        if settings.input_view >= len(record.image_paths):
-            raise UserError(f"{record.place}: has {len(record.image_paths)} views, no input_view {settings.input_view}")
-        if (other := names.setdefault(file_name(record.id).casefold(), record.id)) != record.id or record.id in by_id:
+        other = names.setdefault(file_name(record.id).casefold(), record.id)
+        if not file_name(record.id) or other != record.id or record.id in by_id:
             raise UserError(f"{record.place}: id '{record.id}' cannot be told from '{other}' of an earlier line")
         by_id[record.id] = index
     if settings.objects is not None:
-        return {name: by_id[name] for name in read_objects(Path(settings.objects), by_id)}
-    lowest = sorted(by_id, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[: settings.num_records]
-    if settings.num_records and len(lowest) < settings.num_records:
-        raise UserError(f"{settings.meta}: holds {len(by_id)} records, evaluate.num_records is {settings.num_records}")
-    return {name: by_id[name] for name in lowest}
+        ids = read_objects(Path(settings.objects), by_id)
+    else:
+        ids = sorted(by_id, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[: settings.num_records]
+    if settings.num_records and len(ids) != settings.num_records:
+        where = settings.objects or settings.meta
+        raise UserError(f"{where}: has {len(ids)} records, evaluate.num_records is {settings.num_records}")
+    for name in ids:
+        check_record(records[by_id[name]], data, settings)
+    return {name: by_id[name] for name in ids}
 
 
 def read_objects(path: Path, known: dict[str, int]) -> list[str]:
     """The ids in a list: one a line, # for comments. Raises UserError naming a line that is not in the meta file, or is double."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     ids: list[str] = []
-    for number, line in enumerate(lines, 1):
+    for place, line in read_lines(path):
         name = line.partition("#")[0].strip()
         if name and (name not in known or name in ids):
-            raise UserError(
-                f"{path}:{number}: '{name}' " + ("stands twice" if name in ids else "is not in the meta file")
-            )
+            raise UserError(f"{place}: '{name}' " + ("stands twice" if name in ids else "is not in the meta file"))
         ids += [name] if name else []
     if not ids:
         raise UserError(f"{path}: names no object")
     return ids
 
 
-def fingerprint(trained: Trained, settings: Evaluate) -> dict:
+def check_record(record: OrbitRecord, data: Data, settings: Evaluate) -> None:
+    if settings.input_view >= len(record.image_paths):
+        raise UserError(f"{record.place}: has {len(record.image_paths)} views, no input_view {settings.input_view}")
+    if settings.elevations_deg is not None:
+        low, high = settings.elevations_deg
+        if not low <= min(record.elevations_deg) <= max(record.elevations_deg) <= high:
+            raise UserError(
+                f"{record.place}: elevation {record.elevations_deg[0]:g} is outside evaluate.elevations_deg,"
+                f" {low:g} to {high:g}"
+            )
+    missing = next((path for path in record.image_paths if not Path(data.root, path).is_file()), None)
+    if missing:
+        raise UserError(f"{record.place}: {Path(data.root, missing)}: no such image file")
+
+
+def fingerprint(trained: Trained, settings: Evaluate, accelerator: Accelerator) -> dict:
     """What an object's numbers follow from."""
     keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
     with open(settings.meta, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    checkpoint = {"checkpoint": str(trained.folder.resolve()), "step": trained.recipe["step"]}
-    return keys | checkpoint | {"weights": trained.weights, "meta": digest}
+    unet = {"unet": checksums(trained.base.unet), "mixed_precision": accelerator.mixed_precision}
+    return keys | unet | {"weights": trained.weights, "meta": digest}
+
+
+def check_results(out: Path) -> None:
+    """Raises UserError if `out` is there and no evaluation's."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file")
+    if out.is_dir() and not (out / SETTINGS).exists() and any(out.glob("[!.]*")):
+        raise UserError(f"{out} is not empty, and holds no evaluation: choose another evaluate.out")
 
 
 def open_results(out: Path, now: dict) -> None:
     """Make the folder, or check that what is in it was measured alike. Raises UserError naming the keys that differ."""
-    path = out / "settings.json"
+    path = out / SETTINGS
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         differing = [key for key in now.keys() | before.keys() if now.get(key) != before.get(key)]
         if differing:
             raise UserError(
                 f"{out} holds an evaluation with other values of {', '.join(sorted(differing))}: choose another"
                 " evaluate.out, or remove it"
             )
-    elif out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty, and holds no evaluation: choose another evaluate.out")
-    for folder in ("objects", "videos"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=1) + "\n")
+    for folder in ("objects", "videos"):
+        (out / folder).mkdir(exist_ok=True)
 
 
-def load_metrics(settings: Evaluate, device: torch.device) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics asked for, and why those are missing that cannot be had."""
+def load_metrics(settings: Evaluate, accelerator: Accelerator) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics asked for, and why those are missing that cannot be had on some rank."""
     loaders = {
         "psnr": lambda: psnr,
         "ssim": lambda: ssim,
         "mse": lambda: mse,
-        "lpips": partial(load_lpips, settings.lpips_net, device),
-        "clip": partial(load_clip, settings.clip_model, device),
+        "lpips": partial(load_lpips, settings.lpips_net, accelerator.device),
+        "clip": partial(load_clip, settings.clip_model, accelerator.device),
     }
     metrics, unavailable = {}, {}
-    for name in settings.metrics:
-        try:
-            metrics[name] = loaders[name]()
-        except Unavailable as error:
-            unavailable[name] = " ".join(str(error).split())
-    return metrics, unavailable
+    with accelerator.local_main_process_first():  # weights are downloaded once a machine
+        for name in settings.metrics:
+            try:
+                metrics[name] = loaders[name]()
+            except Unavailable as error:
+                unavailable[name] = " ".join(str(error).split())
+    unavailable = dict(gather_object(list(unavailable.items())))
+    return {name: metric for name, metric in metrics.items() if name not in unavailable}, unavailable
 
 
 def results_file(settings: Evaluate, record_id: str) -> Path:
@@ -160,7 +186,7 @@ def results_file(settings: Evaluate, record_id: str) -> Path:
 
 def measured(path: Path, metrics: dict[str, Metric]) -> bool:
     """Whether an object's file is there, with all these metrics."""
-    return path.exists() and metrics.keys() <= json.loads(path.read_text())["metrics"]["sample"].keys()
+    return path.exists() and metrics.keys() <= read_json(path, "metrics")["metrics"]["sample"].keys()
 
 
 def evaluate_record(

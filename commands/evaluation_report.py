@@ -10,6 +10,7 @@ import torch
 
 from commands.trained import Trained
 from commands.validation import over_views
+from models.svd import read_json
 from utils.config import Data, Evaluate, UserError, read_yaml
 from utils.files import write_atomically
 from utils.page import evaluation_page
@@ -26,7 +27,7 @@ def write_report(
     files: list[Path],
 ) -> None:
     """`differences`: from the protocol; `files`: of the objects."""
-    objects = [json.loads(path.read_text()) for path in files]
+    objects = [read_json(path, "id", "elevation_deg", "video", "metrics") for path in files]
     report = summarise(objects, metrics)
     ids = "".join(f"{item['id']}\n" for item in objects)
     report = {
@@ -73,7 +74,7 @@ def summarise(objects: list[dict], metrics: list[str]) -> dict:
 
 
 def protocol_differences(settings: Evaluate, data: Data) -> list[str]:
-    """Why the numbers do not compare with those published under `settings.protocol`; empty: they do."""
+    """The settings that are not those of `settings.protocol`; empty: all are. Raises UserError if there is no such protocol."""
     if settings.protocol is None:
         return ["no protocol was asked for"]
     path = PROTOCOLS / f"{settings.protocol}.yaml"
@@ -81,10 +82,10 @@ def protocol_differences(settings: Evaluate, data: Data) -> list[str]:
         raise UserError(f"evaluate.protocol: there is no {path.name} in evaluate_config/")
     now = settings.model_dump(mode="json")
     differences = [
-        f"{key} is {now[key]}, not {value}" for key, value in read_yaml(path)["evaluate"].items() if now[key] != value
+        f"{key} is {now[key]}, not {value}"
+        for key, value in read_yaml(path)["evaluate"].items()
+        if (sorted(now[key]) != sorted(value) if isinstance(value, list) else now[key] != value)
     ]
-    if settings.objects is None:
-        differences.append("the objects were chosen by hash, the paper's own list was not given")
     if (data.num_frames, data.object_fill) != (21, None):
         differences.append(f"{data.num_frames} views, object_fill {data.object_fill}")
     return differences

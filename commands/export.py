@@ -4,48 +4,43 @@ import json
 from pathlib import Path
 from string import Template
 
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, StableVideoDiffusionPipeline
+from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from commands.trained import RECIPE, Trained, find_trained
-from models.svd import load_part, load_unet, read_json, save_layout
+from commands.trained import RECIPE, Trained, find_trained, require_elevation
+from models.svd import load_part, load_scheduler, load_unet, read_json, save_layout
+from utils.checkpoint import META
 from utils.config import ExportConfig, UserError
 from utils.files import new_folder
 
+# The three ids that the stock pipeline gives, the elevation in the motion bucket's place. An id that is not among them was at its
+# usual value all through the training, so that folding it into the bias changes nothing.
+LAYOUT = ("fps_id", "elevation_deg", "noise_aug_strength")
 CARD = Path(__file__).with_name("model_card.md")
 
 
 def export(cfg: ExportConfig) -> None:
     out, trained = Path(cfg.export.out), find_trained(cfg.export)
+    require_elevation(trained)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: choose another export.out, or remove it")
-    layout = stock_layout(trained.model.added_time_ids)
-    unet = load_unet(trained.base, trained.model.model_copy(update={"added_time_ids": layout}))
+    card = model_card(trained, cfg)
+    unet = load_unet(trained.base, trained.model.model_copy(update={"added_time_ids": LAYOUT}))
     rest, variant = trained.base.rest, trained.base.variant
     processor = rest / "feature_extractor"
     pipeline = StableVideoDiffusionPipeline(
         vae=load_part(AutoencoderKLTemporalDecoder, rest, "vae", variant),
         image_encoder=load_part(CLIPVisionModelWithProjection, rest, "image_encoder", variant),
         unet=unet,
-        scheduler=EulerDiscreteScheduler.from_pretrained(rest, subfolder="scheduler"),
+        scheduler=load_scheduler(rest),
         feature_extractor=CLIPImageProcessor.from_pretrained(processor) if processor.is_dir() else CLIPImageProcessor(),
     )
-    card = model_card(trained, cfg)
     with new_folder(out) as torso:
         pipeline.save_pretrained(torso, max_shard_size="10GB")
-        save_layout(layout, torso / "unet")
-        (torso / RECIPE).write_text(json.dumps(recipe(trained, layout), indent=1) + "\n")
+        save_layout(LAYOUT, torso / "unet")
+        (torso / RECIPE).write_text(json.dumps(recipe(trained, LAYOUT), indent=1) + "\n")
         (torso / "README.md").write_text(card, encoding="utf-8")
     print(f"{out}: step {trained.recipe['step']}, {trained.weights} weights")
-
-
-def stock_layout(ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The three ids that the stock pipeline gives, under the names of what they mean for a UNet trained with `ids`.
-
-    The elevation takes the motion bucket's place. Ids that training kept at their usual value fold into the bias, so that
-    nothing changes: motion_bucket_id beside elevation_deg always was.
-    """
-    return ("fps_id", "elevation_deg" if "elevation_deg" in ids else "motion_bucket_id", "noise_aug_strength")
 
 
 def recipe(trained: Trained, layout: tuple[str, ...]) -> dict:
@@ -60,8 +55,10 @@ def recipe(trained: Trained, layout: tuple[str, ...]) -> dict:
 
 
 def base_name(trained: Trained) -> str:
-    """A hub id as it is, of a folder the last part."""
-    base = trained.model.base
+    """Of what the weights were trained from in the first place: a hub id as it is, of a folder the last part."""
+    base = trained.recipe["config"]["model"]["base"]
+    while (Path(base) / META).is_file():  # a run that started from another one's checkpoint
+        base = read_json(Path(base) / META, "config")["config"]["model"]["base"]
     return Path(base).resolve().name if Path(base).exists() else base
 
 
@@ -84,15 +81,27 @@ def model_card(trained: Trained, cfg: ExportConfig) -> str:
         step=about["step"],
         samples=f"{about['samples']:,}" if "samples" in about else "?",
         recipe="\n".join(f"| `{key}` | {json.dumps(value)} |" for key, value in rows.items()),
-        metrics=metrics_table(cfg.export.metrics),
+        metrics=metrics_table(cfg.export.metrics, trained),
     )
 
 
-def metrics_table(path: str | None) -> str:
-    """Of an evaluation's metrics.json. Raises UserError if it is none."""
+def metrics_table(path: str | None, trained: Trained) -> str:
+    """Of an evaluation's metrics.json. Raises UserError if it is none, or of other weights."""
     if path is None:
         return "Not evaluated."
-    report = read_json(Path(path), "summary", "num_objects", "settings")
+    report = read_json(Path(path), "step", "weights", "summary", "num_objects", "settings")
+    if (report["step"], report["weights"]) != (trained.recipe["step"], trained.weights):
+        raise UserError(
+            f"{path}: was measured on the {report['weights']} weights of step {report['step']}, these are the"
+            f" {trained.weights} weights of step {trained.recipe['step']}"
+        )
+    try:
+        return _metrics_table(report)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is not the metrics.json of an evaluation") from None
+
+
+def _metrics_table(report: dict) -> str:
     views = report["settings"]["views"]
     names = list(report["summary"]["sample"])
     lines = ["| | " + " | ".join(names) + " |", "|--|" + "--:|" * len(names)]

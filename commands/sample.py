@@ -1,8 +1,10 @@
 """`main.py sample`: 21 views around the object of each image, with the cameras to reconstruct it from."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -23,20 +25,27 @@ from utils.run import launched_accelerator
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
+OUR_FILES = re.compile(r"\d{3}\.png|(input|sheet)\.png|video\.mp4|(transforms|sample)\.json")
 USUAL_FILL = 0.8  # where the training data were opaque, so that there was nothing to measure
 
 
 def sample(cfg: SampleConfig) -> None:
-    accelerator = launched_accelerator()
-    trained, settings = find_trained(cfg.sample), cfg.sample
+    accelerator, settings = launched_accelerator(), cfg.sample
+    trained = find_trained(settings)
     require_elevation(trained)
-    inputs, cut_out = list_inputs(settings), background_remover() if settings.remove_background else None
-    prepare = view_maker(settings, trained, cut_out)
-    for item in inputs:  # every mistake before the first minute of work
-        prepare(item.path)
+    inputs = list_inputs(settings)
+    for item, seed in product(inputs, settings.seeds):  # every mistake before the first minute of work
+        check_replaceable(results_folder(settings, item, seed))
+    settings = resolved(settings, trained)
+    for item in inputs:
+        input_view(item.path, settings.object_fill, settings.size_px)
     with accelerator.local_main_process_first():
-        sampler = load_sampler(trained, accelerator)
+        cut_out = background_remover() if settings.remove_background else None
+    sampler = load_sampler(trained, accelerator)
 
+    prepare = lru_cache(settings.batch_size)(
+        lambda path: input_view(path, settings.object_fill, settings.size_px, cut_out)
+    )
     todo = list(product(inputs, settings.seeds))[accelerator.process_index :: accelerator.num_processes]
     batches = [todo[at : at + settings.batch_size] for at in range(0, len(todo), settings.batch_size)]
     hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
@@ -45,19 +54,33 @@ def sample(cfg: SampleConfig) -> None:
             views = [prepare(item.path) for item, _ in batch]
             videos = sample_batch(batch, views, sampler, settings, bar.update)
             for (item, seed), view, video in zip(batch, views, videos):
-                folder = Path(settings.out, item.name, f"seed_{seed}")
-                with new_folder(folder) as torso:
+                with new_folder(results_folder(settings, item, seed)) as torso:
                     write_video(torso, view, video, item, settings)
-                    write_settings(torso, item, seed, trained, settings)
-                tqdm.write(str(folder), file=sys.stdout)
+                    precision = accelerator.mixed_precision
+                    write_settings(torso, item, seed, trained, settings, precision)
+                tqdm.write(str(results_folder(settings, item, seed)), file=sys.stdout)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def view_maker(settings: Sample, trained: Trained, cut_out) -> Callable[[Path], Tensor]:
-    """An image's path -> its input view, 1 3 H W, framed as the training data were."""
+def results_folder(settings: Sample, item: InputImage, seed: int) -> Path:
+    return Path(settings.out, item.name, f"seed_{seed}")
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises UserError if it is there with anything in it that we did not write."""
+    for path in (folder, *folder.parents):
+        if path.is_file():
+            raise UserError(f"{path}: is a file, and the views go into a folder")
+    foreign = [path.name for path in folder.glob("*") if not OUR_FILES.fullmatch(path.name)]
+    if foreign:
+        raise UserError(f"{folder} would be replaced, but holds {foreign[0]}: move it, or choose another sample.out")
+
+
+def resolved(settings: Sample, trained: Trained) -> Sample:
+    """With the size and the framing of the training data where none is given."""
     fill = settings.object_fill or trained.recipe.get("object_fill") or USUAL_FILL
-    size_px = settings.size_px or trained.data.size_px
-    return lambda path: input_view(path, fill, size_px, cut_out)
+    return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or trained.data.size_px})
 
 
 def background_remover() -> Callable[[Image.Image], Image.Image]:
@@ -102,9 +125,11 @@ def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, set
     (folder / "transforms.json").write_text(json.dumps(cameras, indent=1) + "\n")
 
 
-def write_settings(folder: Path, item: InputImage, seed: int, trained: Trained, settings: Sample) -> None:
+def write_settings(
+    folder: Path, item: InputImage, seed: int, trained: Trained, settings: Sample, precision: str
+) -> None:
     """sample.json: what it takes to make the same video again."""
-    model = {"checkpoint": str(trained.folder), "weights": trained.weights, "step": trained.recipe["step"]}
-    asked = settings.model_dump(mode="json") | {"checkpoint": settings.checkpoint}
+    model = {"folder": str(trained.folder), "weights": trained.weights, "step": trained.recipe["step"]}
     about = {"image": str(item.path), "elevation_deg": item.elevation_deg, "seed": seed, "model": model}
-    (folder / "sample.json").write_text(json.dumps(about | {"settings": asked}, indent=1) + "\n")
+    about |= {"mixed_precision": precision, "settings": settings.model_dump(mode="json")}
+    (folder / "sample.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from commands.validation import sample_orbits
 from models.conditioning import Conditioning
@@ -50,7 +50,8 @@ def find_trained(source: Source) -> Trained:
 def _of_checkpoint(folder: Path, source: Source) -> Trained:
     recipe = read_meta(folder)
     model = _section(Model, recipe, "model", folder)
-    base = find_base(model.model_copy(update={"base": source.base, "revision": None} if source.base else {}))
+    elsewhere = {"base": source.base, "revision": None, "variant": None} if source.base else {}
+    base = find_base(model.model_copy(update=elsewhere))
     base = replace(base, unet=folder / ("unet_ema" if source.weights == "ema" else "unet"))
     return _trained(folder, base, model, recipe, source.weights)
 
@@ -91,19 +92,20 @@ def require_elevation(trained: Trained) -> None:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A loaded model that samples orbits; in the launch file's compute type, encoders in fp32."""
+    """A loaded model that samples orbits; its UNet in the launch file's compute type, the encoders in fp32."""
 
     svd: Svd
-    unet: nn.Module
     num_frames: int
     device: torch.device
 
     def __call__(self, cond: Conditioning, noise: Tensor, sampling: Sampling, on_step=None) -> list[Tensor]:
-        return sample_orbits(self.unet, cond, noise, self.svd, sampling, on_step)
+        return sample_orbits(self.svd.unet, cond, noise, self.svd, sampling, on_step)
 
 
 def load_sampler(trained: Trained, accelerator: Accelerator) -> Sampler:
-    svd = load_svd(trained.base, trained.model)
-    svd = replace(svd, encoders=svd.encoders.to(accelerator.device))
-    unet = lend_unet(svd.unet.requires_grad_(False).to(accelerator.device), accelerator)
-    return Sampler(svd, unet, trained.data.num_frames, accelerator.device)
+    """On every rank, one after the other on a machine where a hub's base may have to be downloaded."""
+    with accelerator.local_main_process_first():
+        svd = load_svd(trained.base, trained.model)
+    unet = lend_unet(svd.unet.requires_grad_(False), accelerator).to(accelerator.device)  # cast before it is moved
+    svd = replace(svd, unet=unet, encoders=svd.encoders.to(accelerator.device))
+    return Sampler(svd, trained.data.num_frames, accelerator.device)

@@ -1,6 +1,7 @@
 """Images to sample from: which ones, with which elevation, and each as the input view that training would have shown."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.images import object_box, open_rgba, square_box, to_view
-from dataset.records import file_name
+from dataset.records import file_name, read_lines
 from dataset.views import MAX_SIDE_PX, WHITE
 from utils.config import Sample, UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MIN_ALPHA = 16  # of 255: what belongs to the object
 MIN_SIDE_PX = 16  # of an image, and of an object in it: below there is nothing to see
 
 
@@ -28,17 +30,17 @@ def list_inputs(sample: Sample) -> list[InputImage]:
     """Of an image, a folder of images, or a jsonl. Raises UserError if there is none, or two would share a name."""
     path = Path(sample.image)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        inputs = [InputImage(file.stem, file, _elevation(sample, file)) for file in files]
+        files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        inputs = [InputImage(_name(file.stem, file), file, _elevation(sample, file)) for file in files]
     elif path.suffix == ".jsonl":
-        inputs = _from_jsonl(path, sample)
+        inputs = [_from_line(line, place, path, sample) for place, line in read_lines(path)]
     else:
-        inputs = [InputImage(path.stem, path, _elevation(sample, path))]
+        inputs = [InputImage(_name(path.stem, path), path, _elevation(sample, path))]
     if not inputs:
         raise UserError(f"{path}: no image in it ({', '.join(SUFFIXES)})")
     by_name: dict[str, InputImage] = {}
     for item in inputs:
-        if (other := by_name.setdefault(item.name, item)) is not item:
+        if (other := by_name.setdefault(item.name.casefold(), item)) is not item:
             raise UserError(f"{other.path} and {item.path} would both be written to {sample.out}/{item.name}")
     return inputs
 
@@ -47,14 +49,6 @@ def _elevation(sample: Sample, path: Path) -> float:
     if sample.elevation_deg is None:
         raise UserError(f"sample.elevation_deg is missing: how far above the horizon was the camera of {path}?")
     return sample.elevation_deg
-
-
-def _from_jsonl(path: Path, sample: Sample) -> list[InputImage]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    return [_from_line(line, f"{path}:{number}", path, sample) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _from_line(line: str, place: str, path: Path, sample: Sample) -> InputImage:
@@ -70,10 +64,15 @@ def _from_line(line: str, place: str, path: Path, sample: Sample) -> InputImage:
         raise UserError(f'{place}: expected {{"image": FILE, "elevation_deg": DEGREES}}, or a line of svd_meta.jsonl')
     if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
         raise UserError(f"{place}: elevation_deg must be a number of degrees in [-90, 90], found {elevation!r}")
-    name = file_name(str(raw.get("id", Path(image).with_suffix(""))))
-    if not name:
-        raise UserError(f"{place}: 'id' has no letter or digit in it")
+    name = raw.get("id")
+    name = _name(os.path.splitext(image)[0] if name is None else str(name), place)
     return InputImage(name, Path(sample.root or path.parent, image), float(elevation))
+
+
+def _name(of: str, place: str | Path) -> str:
+    if not (name := file_name(of)):
+        raise UserError(f"{place}: '{of}' has no letter or digit in it to name a folder by")
+    return name
 
 
 def input_view(
@@ -90,9 +89,11 @@ def input_view(
         )
     if image.getchannel("A").getextrema()[0] == 255 and cut_out:
         image = cut_out(image).convert("RGBA")
-    alpha = image.getchannel("A")
+    alpha = image.getchannel("A").point(
+        lambda level: level if level >= MIN_ALPHA else 0
+    )  # a stray pixel frames nothing
     if (box := alpha.getbbox()) is None:
-        raise UserError(f"{path}: is fully transparent")
+        raise UserError(f"{path}: is fully transparent" + (", once its background is removed" if cut_out else ""))
     if max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
         raise UserError(f"{path}: what is not transparent has less than {MIN_SIDE_PX} pixels a side")
     frame = square_box(image.size) if alpha.getextrema()[0] == 255 else object_box([alpha], object_fill)

@@ -20,7 +20,11 @@ class Conditioning:
     @staticmethod
     def cat(conds: Sequence["Conditioning"]) -> "Conditioning":
         """One batch of several."""
-        return Conditioning(*(torch.cat(column) for column in zip(*(vars(cond).values() for cond in conds))))
+        return Conditioning(
+            torch.cat([cond.latents for cond in conds]),
+            torch.cat([cond.image_embeds for cond in conds]),
+            torch.cat([cond.added_time_ids for cond in conds]),
+        )
 
 
 def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:

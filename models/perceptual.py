@@ -41,13 +41,17 @@ def load_clip(name: str, device: torch.device) -> Metric:
     """Cosine of the CLIP image embeddings of a view and its target; higher is nearer. Raises Unavailable."""
     try:
         processor = CLIPImageProcessor.from_pretrained(name)
-        network = CLIPVisionModelWithProjection.from_pretrained(name).to(device).eval()
+        network, info = CLIPVisionModelWithProjection.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise Unavailable(f"'{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+    if missing := [*info["missing_keys"], *info["mismatched_keys"]]:  # they would be random
+        raise Unavailable(f"'{name}' lacks weights: {', '.join(map(str, missing))[:200]}")
+    network = network.to(device).eval()
 
     @torch.no_grad()
     def embed(views: Tensor) -> Tensor:
-        pixels = processor(images=list(views), do_rescale=False, return_tensors="pt").pixel_values
+        pictures = list((views * 255).round().byte().cpu())  # in 8 bits, as those who measure files do
+        pixels = processor(images=pictures, return_tensors="pt").pixel_values
         return network(pixels.to(device)).image_embeds
 
     return lambda views, targets: torch.cosine_similarity(embed(views), embed(targets))

@@ -96,14 +96,22 @@ def load_svd(base: Base, model: Model) -> Svd:
     image_encoder = (
         load_part(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
     )
+    scheduler = load_scheduler(folder).config
+    encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
+    return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
+
+
+def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
+    """Raises UserError if it is not one of SVD's kind."""
     with _as_user_error(folder / "scheduler"):
-        scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
-    if scheduler.prediction_type != "v_prediction" or not (scheduler.sigma_min and scheduler.sigma_max):
+        scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    if scheduler.config.prediction_type != "v_prediction" or not (
+        scheduler.config.sigma_min and scheduler.config.sigma_max
+    ):
         raise UserError(
             f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so"
         )
-    encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
-    return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
+    return scheduler
 
 
 def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:

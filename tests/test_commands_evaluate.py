@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 import commands.evaluate
@@ -20,6 +21,7 @@ from commands.validation import input_repeated, over_views, per_view
 from dataset.records import Records
 from utils.config import Data, EvaluateConfig, UserError, load_config, read_yaml
 from utils.metrics import mse, psnr, ssim
+from utils.page import _differences
 
 META = "evaluate.meta=svd_meta_held_out.jsonl"
 FAST = (META, "evaluate.num_inference_steps=2", "evaluate.metrics=[psnr,ssim,mse]", "evaluate.video_px=32")
@@ -52,7 +54,7 @@ def test_psnr_ssim_and_mse_are_torchmetrics_view_by_view(random):
             )
             expected = structural_similarity_index_measure(*pair, data_range=1.0).item()
             assert rows[row]["ssim"][view].item() == pytest.approx(expected, abs=1e-5)
-            assert rows[row]["mse"][view].item() == pytest.approx(torch.nn.functional.mse_loss(*pair).item())
+            assert rows[row]["mse"][view].item() == pytest.approx(mean_squared_error(*pair).item())
 
 
 def test_novel_means_leave_out_the_input_view():
@@ -161,12 +163,12 @@ def config(*words) -> EvaluateConfig:
 
 
 def test_objects_come_from_a_list_or_by_the_hash_of_their_ids(tmp_path):
-    records = Records("svd_meta_held_out.jsonl", 21)
-    chosen = choose_records(records, config("evaluate.num_records=2").evaluate)
+    records, data = Records("svd_meta_held_out.jsonl", 21), Data(root="dummy_objaverse", meta="")
+    chosen = choose_records(records, data, config("evaluate.num_records=2").evaluate)
     by_hash = sorted(("table", "boat", "guitar", "cactus"), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert list(chosen) == by_hash[:2] and [records[index].id for index in chosen.values()] == by_hash[:2]
     (tmp_path / "list.txt").write_text("# two of them\nguitar\n\nboat  # a boat\n")
-    chosen = choose_records(records, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
+    chosen = choose_records(records, data, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
     assert sorted(records[index].id for index in chosen.values()) == ["boat", "guitar"]
     for text, fragment in (
         ("teapot\n", "1: 'teapot' is not in"),
@@ -175,38 +177,57 @@ def test_objects_come_from_a_list_or_by_the_hash_of_their_ids(tmp_path):
     ):
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(UserError, match=fragment):
-            choose_records(records, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
-    with pytest.raises(UserError, match=r"holds 4 records, evaluate.num_records is 5"):
-        choose_records(records, config("evaluate.num_records=5").evaluate)
+            choose_records(records, data, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
+    with pytest.raises(UserError, match=r"has 4 records, evaluate.num_records is 5"):
+        choose_records(records, data, config("evaluate.num_records=5").evaluate)
     with pytest.raises(UserError, match=r"no input_view 21"):
-        choose_records(records, config("evaluate.input_view=21").evaluate)
+        choose_records(records, data, config("evaluate.input_view=21").evaluate)
+    with pytest.raises(UserError, match=r"jsonl:4: elevation 28 is outside evaluate.elevations_deg, -5 to 25"):
+        choose_records(records, data, config("evaluate.elevations_deg=[-5,25]").evaluate)
+    with pytest.raises(UserError, match=r"jsonl:1: .*017/000.png: no such image file"):
+        choose_records(records, data.model_copy(update={"root": "tests"}), config("evaluate.num_records=4").evaluate)
 
 
 def test_two_records_of_one_id_are_refused(tmp_path):
     line = Path("svd_meta_held_out.jsonl").read_text().splitlines()[0]
     (tmp_path / "twice.jsonl").write_text(f"{line}\n{line.replace('table', 'Table')}\n")
     with pytest.raises(UserError, match=r"twice.jsonl:2: id 'Table' cannot be told from 'table'"):
-        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), config().evaluate)
+        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), Data(root=".", meta=""), config().evaluate)
 
 
 @pytest.mark.parametrize("name", ["gso_svd_mv", "gso_sv3d_static"])
-def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_with_a_list(name):
+def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_on_its_objects(name):
     path, data = PROTOCOLS / f"{name}.yaml", Data(root=".", meta="gso.jsonl")
     words = ["runs/none", str(path), META, "evaluate.out=out"]
 
     def differences(*more):
         return protocol_differences(load_config(EvaluateConfig, [*words, *more]).evaluate, data)
 
-    assert differences("evaluate.objects=list.txt") == []
-    assert differences() == ["the objects were chosen by hash, the paper's own list was not given"]
-    assert differences("evaluate.objects=list.txt", "evaluate.size_px=320") == ["size_px is 320, not 576"]
+    assert differences() == []
+    assert differences("evaluate.size_px=320") == ["size_px is 320, not 576"]
+    assert differences("evaluate.metrics=[clip,psnr,ssim,mse,lpips]") == [], "in any order"
     assert protocol_differences(config().evaluate, data) == ["no protocol was asked for"]
     fewer = data.model_copy(update={"num_frames": 14})
     assert protocol_differences(load_config(EvaluateConfig, words).evaluate, fewer)[-1] == "14 views, object_fill None"
     with pytest.raises(UserError, match=r"no other.yaml in evaluate_config/"):
         differences("evaluate.protocol=other")
-    published = read_yaml(PROTOCOLS / "published.yaml")["gso"]
-    assert name in {row["protocol"] for row in published}
+    published = next(row for row in read_yaml(PROTOCOLS / "published.yaml")["gso"] if row["protocol"] == name)
+    report = {"settings": {"protocol": name}, "not_as_published": [], "objects_sha256": "abc"}
+    assert _differences(published, report) == ["its objects and renders were not published"]
+    assert _differences(published | {"objects_sha256": "def"}, report) == ["other objects"]
+    assert _differences(published | {"objects_sha256": "abc"}, report) == []
+    assert _differences(published, report | {"settings": {"protocol": None}}) == ["another protocol"]
+
+
+def test_numbers_of_other_weights_or_another_base_are_not_taken_for_these(trained_run, evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated, tmp_path / "out")
+    assert evaluate(trained_run, tmp_path / "out", "evaluate.weights=raw") == 2
+    assert "other values of unet, weights" in capsys.readouterr().err
+    assert evaluate(trained_run, tmp_path / "out", "evaluate.base=tiny_svd") == 2
+    assert "other values of base" in capsys.readouterr().err
+    (tmp_path / "out/settings.json").write_text("{")
+    assert evaluate(trained_run, tmp_path / "out") == 2
+    assert "settings.json: cannot be read" in capsys.readouterr().err
 
 
 def test_an_unknown_protocol_is_refused_before_any_work(trained_run, tmp_path, capsys):
@@ -222,4 +243,7 @@ def test_a_folder_of_something_else_or_without_images_is_refused(trained_run, tm
     assert "is not empty, and holds no evaluation" in capsys.readouterr().err
     assert evaluate(trained_run, tmp_path / "out", f"evaluate.root={tmp_path}") == 2
     assert "no such image file" in capsys.readouterr().err
-    assert not list((tmp_path / "out/objects").iterdir())
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    assert evaluate(trained_run, tmp_path / "file") == 2
+    assert "file: is a file" in capsys.readouterr().err

@@ -134,6 +134,8 @@ def test_raw_weights_are_exported_when_asked_for(trained_run, tmp_path):
 
 def test_sampling_from_the_export_is_sampling_from_the_run(trained_run, exported, tmp_path):
     words = ("sample.image=dummy_objaverse/017/003.png", "sample.elevation_deg=12", "sample.num_inference_steps=2")
+    assert export(exported, tmp_path / "again") == 0, "an export of the export"
+    assert "base_model: tiny_svd" in (tmp_path / "again/README.md").read_text()
     for source, name in ((trained_run, "run"), (exported, "export")):
         assert main.main(["sample", str(source), *words, f"sample.out={tmp_path}/{name}"]) == 0
     for view in ("000.png", "011.png", "transforms.json"):
@@ -165,6 +167,8 @@ def test_the_cards_ten_lines_run_and_its_tables_are_the_runs(exported, trained_r
 
 def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
     report = {
+        "step": 1,
+        "weights": "ema",
         "summary": {"sample": {"psnr": {"novel": 17.25, "all": 18}}},
         "num_objects": 50,
         "settings": {"views": "novel", "protocol": "gso_svd_mv"},
@@ -174,12 +178,45 @@ def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
     card = (tmp_path / "out/README.md").read_text()
     assert "50 objects, novel views, protocol gso_svd_mv:" in card and "| sample | 17.25 |" in card
     assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/none.json") == 2
+    for wrong, fragment in (
+        ({"step": 2}, "weights of step 2, these are"),
+        ({"settings": {}}, "is not the metrics.json"),
+    ):
+        (tmp_path / "metrics.json").write_text(json.dumps(report | wrong))
+        assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/metrics.json") == 2
+        assert fragment in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/none.json") == 2
     assert "none.json: cannot be read" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fragment"),
+    [
+        ("stock", "that is no multi-view model"),
+        ("epsilon", "SVD predicts v"),
+        ("damaged", "scheduler: cannot be loaded"),
+    ],
+)
+def test_what_is_no_multi_view_svd_is_not_exported(exported, tmp_path, capsys, kind, fragment):
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    scheduler, recipe = model / "scheduler/scheduler_config.json", model / "svd_mv_recipe.json"
+    if kind == "stock":
+        recipe.write_text(recipe.read_text().replace('"elevation_deg"', '"motion_bucket_id"'))
+    elif kind == "epsilon":
+        scheduler.write_text(scheduler.read_text().replace("v_prediction", "epsilon"))
+    else:
+        scheduler.write_text("{")
+    assert export(model, tmp_path / "out") == 2
+    assert fragment in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_what_is_there_already_is_not_overwritten(trained_run, exported, tmp_path, capsys):
     assert export(trained_run, exported) == 2
     assert "is there already" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert export(trained_run, tmp_path / "file/out") == 2
+    assert "cannot be written" in capsys.readouterr().err
     assert export(exported, tmp_path / "out", "export.weights=raw") == 2
     assert "holds the ema weights only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -54,6 +54,9 @@ def test_a_folder_of_images_gives_views_video_sheet_and_cameras_of_each(trained_
         about = json.loads((folder / "sample.json").read_text())
         assert about["model"]["step"] == 1 and about["elevation_deg"] == 10
     assert (frames(tmp_path / "out/017/seed_0") != frames(tmp_path / "out/017/seed_5")).any()
+    raw = (f"sample.image={images}/017.png", f"sample.out={tmp_path}/raw", "sample.weights=raw")
+    assert sample(trained_run, *raw) == 0
+    assert (frames(tmp_path / "out/017/seed_0") != frames(tmp_path / "raw/017/seed_0")).any()
     assert not list((tmp_path / "out").rglob(".writing*"))
 
 
@@ -71,7 +74,8 @@ def test_a_jsonl_gives_each_image_its_elevation_and_may_be_a_meta_file(trained_r
         json.loads(Path("svd_meta_held_out.jsonl").read_text().splitlines()[1]),
     ]
     lines[1]["image_path"] = [f"dummy_objaverse/{path}" for path in lines[1]["image_path"]]
-    (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = "".join(json.dumps(line) + "\r\n" for line in lines)
+    (tmp_path / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())  # as Windows writes it
     words = (f"sample.image={tmp_path}/list.jsonl", "sample.root=.", f"sample.out={tmp_path}/out")
     assert sample(trained_run, *words) == 0
     found = {path.parent.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("sample.json")}
@@ -102,7 +106,7 @@ def test_the_written_cameras_project_known_points_to_where_a_pinhole_sees_them(t
 def object_share(view) -> float:
     """Of the frame's side, of what is not white."""
     rows, columns = (view[0].min(dim=0).values < 0.9).nonzero(as_tuple=True)
-    return max(int(rows.max() - rows.min()), int(columns.max() - columns.min()) + 1) / view.shape[-1]
+    return (max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1) / view.shape[-1]
 
 
 def test_an_object_anywhere_in_its_picture_is_framed_as_the_training_data(trained_run, tmp_path):
@@ -149,6 +153,18 @@ def test_rembg_or_its_weights_missing_is_one_line(monkeypatch, stand_in, fragmen
     monkeypatch.setitem(sys.modules, "rembg", module)
     with pytest.raises(UserError, match=fragment):
         background_remover()
+
+
+def test_an_object_that_rembg_does_not_find_and_a_stray_pixel(tmp_path):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "empty.jpg")
+    with pytest.raises(UserError, match="fully transparent, once its background is removed"):
+        input_view(tmp_path / "empty.jpg", 0.8, 32, lambda image: Image.new("RGBA", image.size))
+    cut = Image.open("dummy_objaverse/017/003.png")
+    canvas = Image.new("RGBA", (512, 512))
+    canvas.paste(cut, (0, 0))
+    canvas.putpixel((511, 511), (0, 0, 0, 1))
+    canvas.save(tmp_path / "stray.png")
+    assert object_share(input_view(tmp_path / "stray.png", 0.8, 128)) == pytest.approx(0.8, abs=0.03)
 
 
 def test_guidance_kinds():
@@ -222,9 +238,10 @@ def test_a_wrong_setting_is_one_line(trained_run, images, tmp_path, capsys, word
         ("[]", r"list.jsonl:1: expected"),
         ('{"image": "a.png", "elevation_deg": 100}', r"list.jsonl:1: elevation_deg must be"),
         ('{"image": "a.png", "elevation_deg": true}', r"list.jsonl:1: elevation_deg must be"),
-        ('{"image": "a.png", "elevation_deg": 1, "id": ".."}', r"list.jsonl:1: 'id' has no letter"),
+        ('{"image": "a.png", "elevation_deg": 1, "id": ".."}', "list.jsonl:1: '..' has no letter"),
+        ('{"image": ".", "elevation_deg": 1}', "list.jsonl:1: '.' has no letter"),
         (
-            '{"image": "a.png", "elevation_deg": 1}\n{"image": "./a.png", "elevation_deg": 2, "id": "a"}',
+            '{"image": "a.png", "elevation_deg": 1}\n{"image": "./a.png", "elevation_deg": 2, "id": "A"}',
             "both be written",
         ),
     ],
@@ -281,6 +298,16 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(trained_run, images, tmp_pat
 def test_no_folder_at_all_is_one_line(tmp_path, capsys):
     assert sample("runs/nowhere", "sample.image=a.png", f"sample.out={tmp_path}/out") == 2
     assert "no folder 'runs/nowhere'" in capsys.readouterr().err
+
+
+def test_what_we_did_not_write_is_not_replaced(trained_run, images, tmp_path, capsys):
+    words = (f"sample.image={images}/017.png", f"sample.out={tmp_path}/out")
+    (tmp_path / "out/017/seed_0/nerf").mkdir(parents=True)
+    assert sample(trained_run, *words) == 2
+    assert "would be replaced, but holds nerf" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert sample(trained_run, words[0], f"sample.out={tmp_path}/file/out") == 2
+    assert "file: is a file" in capsys.readouterr().err
 
 
 def test_an_interrupted_video_leaves_no_folder_and_the_earlier_one_stays(trained_run, images, tmp_path, monkeypatch):

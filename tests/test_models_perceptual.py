@@ -2,8 +2,10 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from models.perceptual import Unavailable, load_clip, load_lpips
 from utils.metrics import psnr
@@ -51,22 +53,29 @@ def test_clip_similarity_is_one_for_equal_views_and_falls_with_noise(clip_folder
 
 
 def test_clip_embeds_what_its_own_preprocessing_of_the_8_bit_picture_gives(clip_folder, random):
-    """[0, 1] tensors are not scaled by 1/255 once more."""
+    """At another size than CLIP's, so that the resize is in it."""
     from PIL import Image
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-    levels = torch.randint(0, 256, (1, 3, 224, 224), generator=random)
-    picture = Image.fromarray(levels[0].permute(1, 2, 0).byte().numpy())
-    processor, network = (
-        CLIPImageProcessor.from_pretrained(clip_folder),
-        CLIPVisionModelWithProjection.from_pretrained(clip_folder),
-    )
-    other = torch.rand(1, 3, 224, 224, generator=random)
+    pictures = [
+        Image.fromarray(torch.randint(0, 256, (96, 96, 3), generator=random).byte().numpy()).resize((300, 300), 3)
+        for _ in range(2)
+    ]
+    processor = CLIPImageProcessor.from_pretrained(clip_folder)
+    network = CLIPVisionModelWithProjection.from_pretrained(clip_folder)
     with torch.no_grad():
-        first = network(processor(picture, return_tensors="pt").pixel_values).image_embeds
-        second = network(processor(list(other), do_rescale=False, return_tensors="pt").pixel_values).image_embeds
-    expected = torch.cosine_similarity(first, second)
-    torch.testing.assert_close(load_clip(clip_folder, CPU)(levels / 255, other), expected, atol=1e-5, rtol=1e-5)
+        one, two = network(processor(pictures, return_tensors="pt").pixel_values).image_embeds
+    views = torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 for picture in pictures])
+    found = load_clip(clip_folder, CPU)(views[:1], views[1:])
+    torch.testing.assert_close(found, torch.cosine_similarity(one, two, dim=0)[None], atol=1e-5, rtol=1e-5)
+
+
+def test_clip_weights_that_are_missing_are_not_made_up(clip_folder):
+    weights = load_file(f"{clip_folder}/model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, f"{clip_folder}/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Unavailable, match=r"lacks weights: visual_projection.weight"):
+        load_clip(clip_folder, CPU)
 
 
 def test_missing_weights_or_package_say_why(monkeypatch, tmp_path):

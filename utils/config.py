@@ -116,13 +116,13 @@ class Sampling(Section):
         "orbit", "rising to the view from behind and back; along the frames, as for videos; guidance_max everywhere"
     )
     guidance_min: float = key(1.0, "guidance of the input view", ge=0)
-    guidance_max: float = key(2.5, "the highest guidance: of the view from behind, or of the last", ge=0)
+    guidance_max: float = key(2.5, "the highest: of the view from behind, or of the last; up to 1 there is none", ge=0)
     noise_aug_strength: float = key(0.02, "noise on the input view", ge=0)
     decode_chunk: int = key(7, "views the VAE decodes at a time; changes the result a little", "views", ge=1)
 
     @model_validator(mode="after")
     def _guidance_in_order(self):
-        if self.guidance_min > self.guidance_max:
+        if self.guidance != "constant" and self.guidance_min > self.guidance_max:
             raise ValueError(f"guidance_min {self.guidance_min} is above guidance_max {self.guidance_max}")
         return self
 
@@ -187,6 +187,9 @@ class Evaluate(Source, Sampling):
         None, "that many, those whose ids have the lowest SHA-256; null: all", "records"
     )
     input_view: int = key(0, "which view of a record is the input", "views", ge=0)
+    elevations_deg: tuple[float, float] | None = key(
+        None, "lowest and highest elevation; a record outside is refused; null: any", "degrees"
+    )
     size_px: Annotated[int, Field(ge=8, multiple_of=8)] | None = key(
         None, "side of the views; null: as trained", "pixels"
     )

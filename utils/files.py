@@ -19,7 +19,8 @@ def write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its name, and its place, once the block has ended well."""
-    torso = folder.with_name(f".writing_{folder.name}")
+    folder = folder.resolve()
+    torso = folder.with_name(f".writing_{folder.name}_{os.getpid()}")
     shutil.rmtree(torso, ignore_errors=True)
     try:
         torso.mkdir(parents=True)

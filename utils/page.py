@@ -36,7 +36,7 @@ def evaluation_page(report: dict, published: list[dict], videos: dict[str, bytes
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=note>{escape(report['checkpoint'])}, {report['weights']} weights; numbers over the"
-        f" {'20 novel views' if views == 'novel' and _num_views(report) == 21 else views + ' views'} of each object.</p>",
+        f" {_num_views(report) - (views == 'novel')} {views} views of each object.</p>",
         _summary(report, published, views),
         _unavailable(report["unavailable"]),
         "<h2>PSNR against azimuth</h2>" + _plot(report["per_view"]) if "psnr" in report["summary"]["sample"] else "",
@@ -64,13 +64,21 @@ def _summary(report: dict, published: list[dict], views: str) -> str:
         f"<tr><td>{ROWS[row]}" + "".join(f"<td>{_number(name, of.get(name, {}).get(views))}" for name in names)
         for row, of in report["summary"].items()
     ]
-    same_protocol = report["settings"]["protocol"]
     for row in published:
-        differences = report["not_as_published"] if row["protocol"] == same_protocol else ["another protocol"]
+        differences = _differences(row, report)
         mark = f" <b>not comparable</b>: {escape('; '.join(differences))}" if differences else ""
         numbers = "".join(f"<td>{row[name]:.2f}" if name in row else "<td>–" for name in names)  # as published
         rows.append(f"<tr class=published><td>{escape(row['model'])} ({escape(row['source'])}){mark}{numbers}")
     return f"<table id=summary><tr><th>{head}{''.join(rows)}</table>"
+
+
+def _differences(row: dict, report: dict) -> list[str]:
+    """Why a published row does not compare with the evaluation; empty: it does."""
+    if row["protocol"] != report["settings"]["protocol"]:
+        return ["another protocol"]
+    if row["objects_sha256"] is None:
+        return [*report["not_as_published"], "its objects and renders were not published"]
+    return report["not_as_published"] + ["other objects"] * (row["objects_sha256"] != report["objects_sha256"])
 
 
 def _number(metric: str, value: float | None) -> str:

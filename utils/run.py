@@ -31,8 +31,6 @@ def make_accelerator(train: Train, optim: Optim) -> Accelerator:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
         settings["zero_force_ds_cpu_optimizer"] = False
-        # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
-        accelerator.state.deepspeed_plugin.dschf = None
     return accelerator
 
 
@@ -58,6 +56,9 @@ def launched_accelerator(**settings) -> Accelerator:
         raise UserError(
             "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
         )
+    if is_deepspeed(accelerator):
+        # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
+        accelerator.state.deepspeed_plugin.dschf = None
     return accelerator
 
 
