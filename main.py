@@ -1,4 +1,4 @@
-"""SVD-MV's one door: `main.py COMMAND [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
+"""SVD-MV's one door: `main.py COMMAND [RUN] [CONFIG.yaml] [section.key=value ...]`. A command is imported only when asked for."""
 
 import errno
 import importlib
@@ -8,6 +8,9 @@ COMMANDS = {
     "train": "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
     "check": "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
     "render": "3D assets -> orbits to train on: main.py render CONFIG.yaml render.assets=FOLDER render.out=FOLDER",
+    "sample": "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",
+    "evaluate": "numbers and a page from held-out orbits: main.py evaluate runs/NAME evaluate.meta=FILE.jsonl evaluate.out=FOLDER",
+    "export": "a folder for stock diffusers: main.py export runs/NAME export.out=FOLDER",
     "tiny_base": "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
     "dummy_objaverse": "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
 }
@@ -15,7 +18,7 @@ COMMANDS = {
 
 def usage():
     rows = "\n".join(f"  {name:<16} {line}" for name, line in COMMANDS.items())
-    line = "usage: python main.py COMMAND [CONFIG.yaml] [section.key=value ...]"
+    line = "usage: python main.py COMMAND [RUN] [CONFIG.yaml] [section.key=value ...]"
     return f"{line}\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
 
 
@@ -43,7 +46,7 @@ def main(argv):
         sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece: other ranks write too
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST):
             raise
         sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from commands.validation import validate_orbits
 from dataset.order import Share
 from dataset.records import Records
-from dataset.views import Orbit, OrbitViews, collate
+from dataset.views import Orbit, OrbitViews, collate, measure_object_fill
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
@@ -73,11 +73,12 @@ def train(cfg: TrainConfig) -> None:
     ):
         with accelerator.local_main_process_first():  # a hub's base is downloaded once per machine
             base = find_base(cfg.model)
-        svd = load_svd(replace(base, unet=checkpoint) if checkpoint else base, cfg.model)
+        svd = load_svd(replace(base, unet=checkpoint / "unet") if checkpoint else base, cfg.model)
         encoders = svd.encoders.to(accelerator.device)
         log.info(choose_trainable(svd.unet, cfg.model.train))
         training = prepare(svd.unet, cfg, accelerator, checkpoint)
         model, optimizer, parameters = training.model, training.optimizer, list(training.model.parameters())
+        object_fill = measure_object_fill(records, cfg.data) if accelerator.is_main_process else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
         )
@@ -125,7 +126,8 @@ def train(cfg: TrainConfig) -> None:
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = first_sample + (step - first_step) * share.global_batch
                 meta = {"step": step, "samples": samples, "window": window.gathered(accelerator).to_json()}
-                path = save_checkpoint(folder, meta | {"config": to_json(cfg)}, training)
+                meta |= {"config": to_json(cfg), "object_fill": object_fill}
+                path = save_checkpoint(folder, meta, training)
                 if accelerator.is_main_process:
                     prune(folder, cfg.train)
                 log.info(f"saved {path}")

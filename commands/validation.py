@@ -1,7 +1,7 @@
 """Held-out orbits -> losses, metrics, videos and sheets: what training calls every N steps, with weights it does not own."""
 
 import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,15 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from dataset.records import Records
-from dataset.views import WHITE, load_orbit
-from models.conditioning import Conditioning, orbit_guidance
+from dataset.records import Records, file_name
+from dataset.views import WHITE, Orbit, load_orbit
+from models.conditioning import Conditioning, guidance_scales
 from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.sampling import karras_sigmas, sample_views
 from models.svd import Svd
 from utils.checkpoint import Training
-from utils.config import Data, Section, Validate
+from utils.config import Sampling, Section
 from utils.metrics import psnr, ssim
 from utils.randomness import generator
 from utils.video import contact_sheet, to_uint8, write_mp4
@@ -41,19 +41,27 @@ class HeldOut:
 
 
 def encode_held_out(
-    index: int, records: Records, data: Data, validate: Validate, encoders: Encoders, device: torch.device
+    orbit: Orbit, name: str, random: torch.Generator, sampling: Sampling, encoders: Encoders, device: torch.device
 ) -> HeldOut:
-    record = records[index]
-    orbit = load_orbit(record, data, start=0, background=WHITE, n=index)
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])
-    random = generator(SEED, index, "validation")
-    noise = torch.randn(latents.shape, generator=random).to(device)
-    cond_noise = torch.randn(pixels[:1].shape, generator=random).to(device)
-    strength = torch.tensor([validate.noise_aug_strength], device=device)
-    cond = encoders.condition(pixels[:1], orbit.elevation_deg[None].to(device), strength, cond_noise)
-    name = f"{index:03d}_" + re.sub(r"[^\w.-]", "_", record.id)[:80]
+    cond, noise = start_video(pixels[:1], orbit.elevation_deg[None], len(pixels), sampling, encoders, random)
     return HeldOut(name, pixels, latents, cond, noise)
+
+
+def start_video(
+    view: Tensor,
+    elevation_deg: Tensor,
+    num_frames: int,
+    sampling: Sampling,
+    encoders: Encoders,
+    random: torch.Generator,
+) -> tuple[Conditioning, Tensor]:
+    """What a video starts from: the conditioning of its input view (1 3 H W), and unit noise (1 F 4 h w), on the view's device."""
+    shape = (1, *encoders.latent_shape(num_frames, view.shape[-1]))
+    noise, cond_noise = (torch.randn(size, generator=random).to(view.device) for size in (shape, view.shape))
+    strength = torch.tensor([sampling.noise_aug_strength], device=view.device)
+    return encoders.condition(view, elevation_deg.to(view.device), strength, cond_noise), noise
 
 
 @torch.no_grad()
@@ -66,23 +74,51 @@ def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
     return {"loss": sum(losses.values()) / len(losses)} | losses
 
 
-def sample_orbit(unet: nn.Module, orbit: HeldOut, svd: Svd, validate: Validate) -> Tensor:
-    """F 3 H W in [-1, 1], view 0 at the input's azimuth."""
-    sigmas = karras_sigmas(validate.num_inference_steps, svd.sigma_min, svd.sigma_max)
-    guidance = orbit_guidance(orbit.latents.shape[1], validate.guidance_min, validate.guidance_max)
-    latents = sample_views(unet, orbit.cond, orbit.noise, sigmas, guidance)
-    return svd.encoders.decode(latents[0], validate.decode_chunk)
+def sample_orbits(
+    unet: nn.Module,
+    cond: Conditioning,
+    noise: Tensor,
+    svd: Svd,
+    sampling: Sampling,
+    on_step: Callable[[], object] | None = None,
+) -> list[Tensor]:
+    """B videos of F 3 H W in [-1, 1], view 0 at the input's azimuth, from noise B F 4 h w."""
+    sigmas = karras_sigmas(sampling.num_inference_steps, svd.sigma_min, svd.sigma_max)
+    guidance = guidance_scales(sampling.guidance, noise.shape[1], sampling.guidance_min, sampling.guidance_max)
+    latents = sample_views(unet, cond, noise, sigmas, guidance, on_step)
+    return [svd.encoders.decode(video, sampling.decode_chunk) for video in latents]
+
+
+def per_view(
+    candidates: dict[str, Tensor], targets: Tensor, metrics: dict[str, Callable[[Tensor, Tensor], Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """{row: {metric: F}} of F 3 H W in [-1, 1] against targets of the same shape; the metrics are given [0, 1]."""
+    truth = (targets + 1) / 2
+    return {
+        row: {name: metric((views + 1) / 2, truth) for name, metric in metrics.items()}
+        for row, views in candidates.items()
+    }
+
+
+def over_views(values: Tensor) -> dict[str, float]:
+    """The mean of a metric, F, over the novel views (all but the input's, the first) and over all."""
+    return {"novel": values[1:].mean().item(), "all": values.mean().item()}
 
 
 def orbit_metrics(views: Tensor, targets: Tensor) -> dict[str, float]:
-    """PSNR and SSIM of F 3 H W in [-1, 1] over the novel views (all but the input's) and over all, beside the input repeated."""
-    rows = {}
-    for prefix, candidate in (("", views), ("input_repeated_", targets[:1].expand_as(targets))):
-        for name, metric in (("psnr", psnr), ("ssim", ssim)):
-            per_view = metric((candidate + 1) / 2, (targets + 1) / 2)
-            rows[f"{prefix}{name}_novel"] = per_view[1:].mean().item()
-            rows[f"{prefix}{name}_all"] = per_view.mean().item()
-    return rows
+    """PSNR and SSIM of F 3 H W in [-1, 1], beside the input repeated."""
+    rows = per_view({"": views, "input_repeated_": input_repeated(targets)}, targets, {"psnr": psnr, "ssim": ssim})
+    return {
+        f"{row}{name}_{which}": mean
+        for row, metrics in rows.items()
+        for name, values in metrics.items()
+        for which, mean in over_views(values).items()
+    }
+
+
+def input_repeated(targets: Tensor) -> Tensor:
+    """What a model that ignores the camera would draw: the first view of F 3 H W, F times."""
+    return targets[:1].expand_as(targets)
 
 
 def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
@@ -103,14 +139,19 @@ def validate_orbits(
     validate, accelerator = cfg.validate_, training.accelerator
     folder.mkdir(parents=True, exist_ok=True)
     mine = range(accelerator.process_index, min(validate.num_records, len(records)), accelerator.num_processes)
-    orbits = [encode_held_out(i, records, cfg.data, validate, svd.encoders, accelerator.device) for i in mine]
+    orbits = []
+    for index in mine:
+        record = records[index]
+        orbit, random = load_orbit(record, cfg.data, 0, WHITE, index), generator(SEED, index, "validation")
+        name = f"{index:03d}_{file_name(record.id)}"
+        orbits.append(encode_held_out(orbit, name, random, validate, svd.encoders, accelerator.device))
     unet = lend_unet(training.unet, accelerator)
     rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
     del unet
     with training.ema.in_place_of_masters():
         unet = lend_unet(training.unet, accelerator)
         for orbit, row in zip(orbits, rows):
-            views = sample_orbit(unet, orbit, svd, validate)
+            views = sample_orbits(unet, orbit.cond, orbit.noise, svd, validate)[0]
             row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
             write_orbit(folder, orbit, views)
     rows = sorted(gather_object(rows), key=lambda row: row["name"])

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.images import object_box, open_rgba, square_box, to_view
+from dataset.images import Box, object_box, open_rgba, square_box, to_view
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records
 from utils.config import Data, UserError
@@ -29,23 +31,48 @@ class Orbit:
 
 def load_orbit(record: OrbitRecord, data: Data, start: int, background: Tensor, n: int) -> Orbit:
     """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
+    images = _open_views(record, data, start, data.num_frames)
+    box = _shared_box(images, data, record.place)
+    pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
+    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
+
+
+def _open_views(record: OrbitRecord, data: Data, start: int, num_frames: int) -> list[Image.Image]:
+    """The first `num_frames` of the orbit's `data.num_frames` views."""
     num_views = len(record.image_paths)
-    places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(data.num_frames)]
+    places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(num_frames)]
     paths = [Path(data.root, record.image_paths[place]) for place in places]
     images = [open_rgba(path) for path in paths]
     for path, image in zip(paths, images):
         if image.size != images[0].size:
             raise UserError(f"{record.place}: {path} is {image.size}, the orbit's other views are {images[0].size}")
+    return images
+
+
+def _shared_box(images: list[Image.Image], data: Data, place: str) -> Box:
     if data.object_fill is None:
         box = square_box(images[0].size)
     else:
         box = object_box([image.getchannel("A") for image in images], data.object_fill)
     if (side := box[2] - box[0]) > MAX_SIDE_PX:
-        raise UserError(
-            f"{record.place}: a square around these views has {side} pixels a side, the limit is {MAX_SIDE_PX}"
-        )
-    pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
-    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
+        raise UserError(f"{place}: a square around these views has {side} pixels a side, the limit is {MAX_SIDE_PX}")
+    return box
+
+
+def measure_object_fill(records: Records, data: Data, num_records: int = 32) -> float | None:
+    """Share of the frame's side that the longer side of the object's box takes in an input view, as training sees it.
+
+    The median over one view each of `num_records` records, evenly spread; None if none of them is a cut-out object.
+    """
+    shares = []
+    for turn, index in enumerate(np.linspace(0, len(records) - 1, min(num_records, len(records))).round().astype(int)):
+        record = records[index]
+        num_frames = 1 if data.object_fill is None else data.num_frames  # a crop is shared by all views
+        images = _open_views(record, data, turn * 8 % len(record.image_paths), num_frames)
+        alpha, frame = images[0].getchannel("A"), _shared_box(images, data, record.place)
+        if (box := alpha.getbbox()) and alpha.getextrema()[0] < 255:
+            shares.append(max(box[2] - box[0], box[3] - box[1]) / (frame[2] - frame[0]))
+    return round(float(np.median(shares)), 4) if shares else None
 
 
 class OrbitViews(Dataset):

@@ -17,6 +17,15 @@ class Conditioning:
     image_embeds: Tensor  # B 1 C: CLIP of the clean input view
     added_time_ids: Tensor  # B n, fp32
 
+    @staticmethod
+    def cat(conds: Sequence["Conditioning"]) -> "Conditioning":
+        """One batch of several."""
+        return Conditioning(
+            torch.cat([cond.latents for cond in conds]),
+            torch.cat([cond.image_embeds for cond in conds]),
+            torch.cat([cond.added_time_ids for cond in conds]),
+        )
+
 
 def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:
     """B n ids in the order of `layout`, fp32: elevation in raw degrees, the ids we do not vary at their usual values."""
@@ -41,6 +50,13 @@ def orbit_guidance(num_frames: int, guidance_min: float, guidance_max: float) ->
     """
     azimuth_deg = torch.arange(num_frames) * 360 / num_frames
     return guidance_min + (guidance_max - guidance_min) * (1 - (azimuth_deg - 180).abs() / 180)
+
+
+def guidance_scales(kind: str, num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
+    """Guidance scale of each view (F). `orbit`: orbit_guidance; `linear`: the stock pipeline's; `constant`: the maximum."""
+    if kind == "orbit":
+        return orbit_guidance(num_frames, guidance_min, guidance_max)
+    return torch.linspace(guidance_min if kind == "linear" else guidance_max, guidance_max, num_frames)
 
 
 def remap_added_time_ids(

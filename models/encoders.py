@@ -31,6 +31,11 @@ class Encoders:
         modes = torch.cat([self.vae.encode(chunk).latent_dist.mode() for chunk in views])
         return modes.unflatten(0, pixels.shape[:2]) * self.vae.config.scaling_factor
 
+    def latent_shape(self, num_frames: int, size_px: int) -> tuple[int, int, int, int]:
+        """F 4 h w of the latents of square views."""
+        side = size_px // 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return (num_frames, self.vae.config.latent_channels, side, side)
+
     @torch.no_grad()
     def image_embeds(self, view: Tensor) -> Tensor:
         """B 3 H W -> B 1 C, with the preprocessing of SVD's pipeline: blur and bicubic to 224, normalised once."""

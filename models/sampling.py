@@ -1,9 +1,11 @@
 """Noise -> the latents of an orbit: Euler steps of the same denoise() that is trained, with guidance per view."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from models.conditioning import Conditioning
+from models.conditioning import Conditioning, drop_conditions
 from models.edm import denoise
 
 
@@ -15,7 +17,14 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 
 @torch.no_grad()
-def sample_views(unet: nn.Module, cond: Conditioning, noise: Tensor, sigmas: Tensor, guidance: Tensor) -> Tensor:
+def sample_views(
+    unet: nn.Module,
+    cond: Conditioning,
+    noise: Tensor,
+    sigmas: Tensor,
+    guidance: Tensor,
+    on_step: Callable[[], object] | None = None,
+) -> Tensor:
     """B F 4 h w latents from unit noise of that shape. `guidance`: the scale of each view, F; up to 1 there is none.
 
     As in the stock pipeline the first sigma scales the noise by sqrt(sigma**2 + 1), and unconditional means zero image
@@ -33,12 +42,11 @@ def sample_views(unet: nn.Module, cond: Conditioning, noise: Tensor, sigmas: Ten
         else:
             denoised = denoise(unet, latents, sigma.expand(len(noise)), cond)
         latents = latents + (latents - denoised) / sigma * (next_sigma - sigma)
+        if on_step:
+            on_step()
     return latents
 
 
 def _doubled(cond: Conditioning) -> Conditioning:
-    return Conditioning(
-        latents=torch.cat([torch.zeros_like(cond.latents), cond.latents]),
-        image_embeds=torch.cat([torch.zeros_like(cond.image_embeds), cond.image_embeds]),
-        added_time_ids=cond.added_time_ids.repeat(2, 1),
-    )
+    dropped = torch.ones(len(cond.latents), dtype=torch.bool, device=cond.latents.device)
+    return Conditioning.cat([drop_conditions(cond, dropped), cond])

@@ -36,10 +36,10 @@ class Svd:
 
 @dataclass(frozen=True)
 class Base:
-    """Where the parts are: all in one folder, but for a checkpoint, which holds a UNet and names the base of the rest."""
+    """Where the parts are: all in one folder, but for a checkpoint, which holds UNets and names the base of the rest."""
 
-    unet: Path
-    rest: Path
+    unet: Path  # the UNet's own folder
+    rest: Path  # of the others
     variant: str | None  # of the weight files in `rest`
 
 
@@ -52,7 +52,7 @@ def find_base(model: Model, config_only: bool = False) -> Base:
     if (folder / "meta.json").is_file() and (folder / "unet_ema").is_dir():  # a checkpoint
         trained_from = read_json(folder / "meta.json", "config")["config"]["model"]
         keys = {key: trained_from[key] for key in ("base", "revision", "variant")}
-        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder)
+        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder / "unet")
     if not folder.is_dir():
         folder = _download(model, config_only)
     missing = [part for part in (("unet",) if config_only else PARTS) if not (folder / part).is_dir()]
@@ -61,7 +61,7 @@ def find_base(model: Model, config_only: bool = False) -> Base:
             f"model.base: '{model.base}' is not in the diffusers SVD layout: no folder {', '.join(missing)} in it;"
             " download a whole repository, as with `hf download stabilityai/stable-video-diffusion-img2vid-xt`"
         )
-    return Base(folder, folder, model.variant)
+    return Base(folder / "unet", folder, model.variant)
 
 
 def _download(model: Model, config_only: bool) -> Path:
@@ -92,38 +92,47 @@ def load_svd(base: Base, model: Model) -> Svd:
     """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
     folder = base.rest
     unet = load_unet(base, model)
-    vae = _load(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
+    vae = load_part(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
     image_encoder = (
-        _load(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
+        load_part(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
     )
-    with _as_user_error(folder / "scheduler"):
-        scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler").config
-    if scheduler.prediction_type != "v_prediction" or not (scheduler.sigma_min and scheduler.sigma_max):
-        raise UserError(
-            f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so"
-        )
+    scheduler = load_scheduler(folder).config
     encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
     return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
 
 
+def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
+    """Raises UserError if it is not one of SVD's kind."""
+    with _as_user_error(folder / "scheduler"):
+        scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    if scheduler.config.prediction_type != "v_prediction" or not (
+        scheduler.config.sigma_min and scheduler.config.sigma_max
+    ):
+        raise UserError(
+            f"{folder}/scheduler: SVD predicts v between sigma_min and sigma_max; this scheduler does not say so"
+        )
+    return scheduler
+
+
 def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
-    variant = base.variant if base.unet == base.rest else None  # our checkpoints have none
-    unet = _load(UNetSpatioTemporalConditionModel, base.unet, "unet", variant)
+    variant = base.variant if base.unet.parent == base.rest else None  # our checkpoints have none
+    unet = load_part(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
     unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
-    set_added_time_ids(unet, read_layout(base.unet / "unet", unet.config), model.added_time_ids)
+    set_added_time_ids(unet, read_layout(base.unet, unet.config), model.added_time_ids)
     return unet
 
 
 def unet_skeleton(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
-    with _as_user_error(base.unet / "unet"), torch.device("meta"):
-        config = UNetSpatioTemporalConditionModel.load_config(base.unet, subfolder="unet")
+    with _as_user_error(base.unet), torch.device("meta"):
+        config = UNetSpatioTemporalConditionModel.load_config(base.unet)
         unet = UNetSpatioTemporalConditionModel.from_config(config)
         _new_linear_1(unet, len(model.added_time_ids))
     return unet
 
 
-def _load(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
+def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
+    """A part of `folder` in fp32, every weight accounted for. Raises UserError."""
     with _as_user_error(folder / part):
         loaded, info = cls.from_pretrained(
             folder,
@@ -201,7 +210,11 @@ def save_unet(
     save_torch_state_dict(
         state_dict, folder, filename_pattern=pattern, max_shard_size="10GB", metadata={"format": "pt"}
     )
-    (folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
+    save_layout(layout, folder)
+
+
+def save_layout(layout: Sequence[str], unet_folder: Path) -> None:
+    (unet_folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
 
 
 TEMPORAL_MODULES = (TemporalBasicTransformerBlock, TemporalResnetBlock, AlphaBlender)

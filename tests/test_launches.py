@@ -9,6 +9,7 @@ import torch
 from launch import ENVIRONMENT, accelerate_launch
 from test_commands_train import metrics, update_error, weights
 
+import main
 from commands.train import train
 from utils.checkpoint import checkpoints, read_meta
 
@@ -195,3 +196,61 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
     assert "sample 5 (svd_meta.jsonl:" in lines[0], "rank 1's sample of the third step"
     assert ("sample 4 (" in lines[0]) == (what != "loss")
     assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000002"]
+
+
+def test_two_ranks_sample_what_one_samples(trained_run, tmp_path):
+    """Three images, so that the ranks' shares differ; each seed's video is the same to the byte."""
+    for name in ("017", "018", "019"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        shutil.copy(f"dummy_objaverse/{name}/003.png", tmp_path / "images" / f"{name}.png")
+    words = (
+        str(trained_run),
+        f"sample.image={tmp_path}/images",
+        "sample.elevation_deg=10",
+        "sample.num_inference_steps=2",
+    )
+    assert main.main(["sample", *words, f"sample.out={tmp_path}/one"]) == 0
+    launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
+    answer = accelerate_launch(*launch, "main.py", "sample", *words, f"sample.out={tmp_path}/two")
+    assert answer.returncode == 0, answer.stdout
+    assert sum(line.endswith("/seed_0") for line in answer.stdout.splitlines()) == 3, "divided: each by one rank"
+    written = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png"))
+    assert len(written) == 3 * 23
+    assert written == sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.png"))
+    for path in written:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
+
+
+def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, tmp_path):
+    """One object of three is left, and it is the second rank's; CLIP cannot be had, which is exit code 1 on both."""
+    lines = Path("svd_meta_held_out.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "three.jsonl").write_text("\n".join(lines) + "\n")
+    words = (str(trained_run), f"evaluate.meta={tmp_path}/three.jsonl", "evaluate.num_inference_steps=2")
+    words += ("evaluate.metrics=[psnr,ssim,clip]", "evaluate.clip_model=nobody/clip", "evaluate.video_px=32")
+    assert main.main(["evaluate", *words, f"evaluate.out={tmp_path}/one"]) == 1
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for name in ("metrics.json", "metrics.csv", "index.html", "objects/guitar.json"):
+        (tmp_path / "two" / name).unlink()
+    launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
+    answer = accelerate_launch(*launch, "main.py", "evaluate", *words, f"evaluate.out={tmp_path}/two")
+    assert answer.returncode == 1, answer.stdout
+    measured = [line for line in answer.stdout.splitlines() if line in ("boat", "guitar", "table")]
+    assert measured == ["guitar"] and answer.stdout.count("3 objects, novel views") == 1
+    for name in ("metrics.json", "metrics.csv", "objects/guitar.json"):
+        one, two = ((tmp_path / folder / name).read_text() for folder in ("one", "two"))
+        assert one == two.replace(f"{tmp_path}/two", f"{tmp_path}/one"), name
+
+
+def test_a_zero_3_launch_samples(trained_run, engine_words, tmp_path):
+    """The engine has nothing to divide here: CLIP and UNet stay whole."""
+    words = (
+        str(trained_run),
+        "sample.image=dummy_objaverse/017/003.png",
+        "sample.elevation_deg=10",
+        "sample.num_inference_steps=2",
+    )
+    assert main.main(["sample", *words, f"sample.out={tmp_path}/one"]) == 0
+    answer = accelerate_launch(*engine_words("ZeRO-3", "no"), "main.py", "sample", *words, f"sample.out={tmp_path}/two")
+    assert answer.returncode == 0, answer.stdout
+    one, two = (tmp_path / name / "003/seed_0/010.png" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()

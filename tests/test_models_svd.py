@@ -96,7 +96,7 @@ def test_a_saved_unet_loads_again_in_its_own_layout_bit_by_bit(layout, tmp_path)
     unet = load_unet(find_base(model()), model(added_time_ids=layout))
     save_unet(unet, layout, unet.state_dict(), tmp_path / "unet")
     assert json.loads((tmp_path / "unet" / LAYOUT_FILE).read_text()) == {"added_time_ids": list(layout)}
-    again = load_unet(Base(tmp_path, tmp_path, None), model(added_time_ids=layout))
+    again = load_unet(Base(tmp_path / "unet", tmp_path, None), model(added_time_ids=layout))
     assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values()))
     UNetSpatioTemporalConditionModel.from_pretrained(tmp_path / "unet")  # stock diffusers takes it as it is
 
@@ -106,7 +106,7 @@ def test_a_layout_that_does_not_fit_the_weights_says_what_to_write(tmp_path):
     save_unet(unet, TWO, unet.state_dict(), tmp_path / "unet")
     (tmp_path / "unet" / LAYOUT_FILE).unlink()
     with pytest.raises(UserError, match=r"embeds 2 added time ids, but svd_mv.json names 3 .*write it"):
-        load_unet(Base(tmp_path, tmp_path, None), model())
+        load_unet(Base(tmp_path / "unet", tmp_path, None), model())
 
 
 def test_weights_that_lack_a_tensor_are_refused_by_name(tmp_path):
@@ -115,7 +115,7 @@ def test_weights_that_lack_a_tensor_are_refused_by_name(tmp_path):
     del state["conv_in.weight"]
     save_unet(unet, STOCK_SHAPED, state, tmp_path / "unet")
     with pytest.raises(UserError, match=r"conv_in\.weight"):
-        load_unet(Base(tmp_path, tmp_path, None), model())
+        load_unet(Base(tmp_path / "unet", tmp_path, None), model())
 
 
 def test_a_damaged_weight_file_is_one_error(tmp_path):
@@ -123,7 +123,7 @@ def test_a_damaged_weight_file_is_one_error(tmp_path):
     weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="unet: cannot be loaded") as error:
-        load_svd(Base(tmp_path / "base", tmp_path / "base", None), model())
+        load_svd(Base(tmp_path / "base" / "unet", tmp_path / "base", None), model())
     assert "\n" not in str(error.value)
 
 

@@ -5,6 +5,7 @@ Frozen and complete: an unknown key, a wrong type and a missing value are errors
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,21 +108,102 @@ class Train(Section):
     ema_decay: float = key(0.9999, "of the fp32 average of the trained weights", ge=0, lt=1)
 
 
-class Validate(Section):
-    every_steps: int = key(500, "validate, and at the end; 0: never", "steps", ge=0)
-    meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
-    num_records: int = key(4, "how many of them, from the first", "records", ge=1)
+class Sampling(Section):
+    """How a video is sampled; shared by validate, sample and evaluate."""
+
     num_inference_steps: int = key(25, "Euler steps per video", "steps", ge=2)
+    guidance: Literal["orbit", "linear", "constant"] = key(
+        "orbit", "rising to the view from behind and back; along the frames, as for videos; guidance_max everywhere"
+    )
     guidance_min: float = key(1.0, "guidance of the input view", ge=0)
-    guidance_max: float = key(2.5, "guidance of the view from behind", ge=0)
+    guidance_max: float = key(2.5, "the highest: of the view from behind, or of the last; up to 1 there is none", ge=0)
     noise_aug_strength: float = key(0.02, "noise on the input view", ge=0)
     decode_chunk: int = key(7, "views the VAE decodes at a time; changes the result a little", "views", ge=1)
 
     @model_validator(mode="after")
     def _guidance_in_order(self):
-        if self.guidance_min > self.guidance_max:
+        if self.guidance != "constant" and self.guidance_min > self.guidance_max:
             raise ValueError(f"guidance_min {self.guidance_min} is above guidance_max {self.guidance_max}")
         return self
+
+
+class Validate(Sampling):
+    every_steps: int = key(500, "validate, and at the end; 0: never", "steps", ge=0)
+    meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
+    num_records: int = key(4, "how many of them, from the first", "records", ge=1)
+
+
+class Source(Section):
+    """Which trained weights; the first word without `=` of the command line is `checkpoint`."""
+
+    checkpoint: str = key(..., "a run (its newest checkpoint), a checkpoint, or an exported model", "folder")
+    weights: Literal["ema", "raw"] = key("ema", "of a checkpoint: the average, or the weights as they were trained")
+    base: str | None = key(None, "VAE, CLIP and scheduler; null: where the checkpoint says", "folder or hub id")
+
+
+class Sample(Source, Sampling):
+    image: str = key(..., "an image, a folder of images, or a jsonl of them", "file or folder")
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = key(
+        None, "of the camera of the images, above the horizon; a line of a jsonl has its own", "degrees, -90 to 90"
+    )
+    root: str | None = key(None, "what the paths in a jsonl are relative to; null: the jsonl's folder", "folder")
+    out: str = key(..., "where the views go: OUT/IMAGE/seed_SEED/", "folder")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = key((0,), "one video each", min_length=1)
+    batch_size: int = key(1, "videos at a time", "videos", ge=1)
+    size_px: Annotated[int, Field(ge=8, multiple_of=8)] | None = key(
+        None, "side of the views; null: as trained", "pixels"
+    )
+    object_fill: Annotated[float, Field(ge=0.1, le=1)] | None = key(
+        None,
+        "share of the frame's side that the object is recentred to; null: the training data's, as measured",
+        "fraction",
+    )
+    remove_background: bool = key(False, "cut the object out of opaque images with rembg")
+    fov_deg: float = key(33.8, "of the cameras written to transforms.json", "degrees", gt=0, lt=180)
+    distance: Annotated[float, Field(gt=0)] | None = key(
+        None, "of these cameras; null: at which a sphere of radius 0.5 fills 90 % of the frame", "object diameters"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds):
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("must name each seed once")
+        return seeds
+
+
+MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
+
+
+class Evaluate(Source, Sampling):
+    meta: str = key(..., "svd_meta.jsonl of the orbits to measure on", "file")
+    root: str | None = key(None, "what image_path is relative to; null: the checkpoint's data.root", "folder")
+    out: str = key(
+        ..., "where numbers, videos and page go; an interrupted evaluation goes on from what is there", "folder"
+    )
+    protocol: str | None = key(None, "name of a file in evaluate_config/ whose settings are meant, for the page")
+    objects: str | None = key(None, "list of record ids to measure on, one a line; null: num_records of them", "file")
+    num_records: Annotated[int, Field(ge=1)] | None = key(
+        None, "that many, those whose ids have the lowest SHA-256; null: all", "records"
+    )
+    input_view: int = key(0, "which view of a record is the input", "views", ge=0)
+    elevations_deg: tuple[float, float] | None = key(
+        None, "lowest and highest elevation; a record outside is refused; null: any", "degrees"
+    )
+    size_px: Annotated[int, Field(ge=8, multiple_of=8)] | None = key(
+        None, "side of the views; null: as trained", "pixels"
+    )
+    views: Literal["novel", "all"] = key("novel", "which views the headline counts: without the input's, or all")
+    seed: int = key(0, "of the noise; each record has its own from it", ge=0)
+    metrics: tuple[MetricName, ...] = key(("psnr", "ssim", "mse", "lpips", "clip"), "what to measure", min_length=1)
+    lpips_net: Literal["alex", "vgg", "squeeze"] = key("alex", "LPIPS's network")
+    clip_model: str = key("openai/clip-vit-base-patch32", "CLIP of the CLIP similarity", "hub id or folder")
+    video_px: int = key(192, "side of the views in the page's videos", "pixels", ge=16)
+
+
+class Export(Source):
+    out: str = key(..., "the new folder", "folder")
+    metrics: str | None = key(None, "an evaluation's metrics.json, for the model card", "file")
 
 
 class TrainConfig(Section):
@@ -211,9 +293,24 @@ class RenderConfig(Section):
     filter: Filter = Filter()
 
 
+class SampleConfig(Section):
+    sample: Sample
+
+
+class EvaluateConfig(Section):
+    evaluate: Evaluate
+
+
+class ExportConfig(Section):
+    export: Export
+
+
 SCHEMAS = {
     "train": TrainConfig,
     "check": TrainConfig,
+    "sample": SampleConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "tiny_base": TinyBaseConfig,
     "dummy_objaverse": DummyObjaverseConfig,
     "render": RenderConfig,
@@ -251,11 +348,17 @@ def _type_name(spec: dict) -> str:
 
 
 def load_config(schema: type[Section], arguments: list[str]) -> Section:
-    """`[CONFIG.yaml] [section.key=value ...]` -> the validated config. Raises UserError with every mistake in one line."""
+    """`[FOLDER] [CONFIG.yaml] [section.key=value ...]` -> the validated config; a folder is the command's `checkpoint`.
+
+    Raises UserError with every mistake in one line.
+    """
     raw, source = {}, "command line"
+    taker = next((name for name, section in sections(schema).items() if "checkpoint" in section.model_fields), None)
+    if taker and arguments and (Path(arguments[0]).is_dir() or not re.search(r"=|\.ya?ml$", arguments[0])):
+        arguments = [*arguments[1:], f"{taker}.checkpoint={arguments[0]}"]
     if arguments and "=" not in arguments[0]:
         source, arguments = arguments[0], arguments[1:]
-        raw = _read_yaml(Path(source))
+        raw = read_yaml(Path(source))
     for word in arguments:
         _override(schema, raw, word)
     try:
@@ -279,7 +382,7 @@ def to_yaml(cfg: Section, stream) -> None:
     yaml.dump(to_json(cfg), stream)
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
     """YAML 1.2 (so that 1e-5 is a number, `no` a word and 1:30 a text); a key written twice is an error."""
     try:
         with open(path, encoding="utf-8") as file:

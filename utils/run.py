@@ -21,19 +21,32 @@ PATIENCE = timedelta(hours=2)  # of ranks that wait for the first one to downloa
 
 
 def make_accelerator(train: Train, optim: Optim) -> Accelerator:
-    """The Accelerator of the launcher that started us. The YAML's batch, accumulation and clip value rule in every engine.
+    """The Accelerator of the launcher that started us, to train with. The YAML's batch, accumulation and clip value rule."""
+    accelerator = launched_accelerator(gradient_accumulation_steps=train.grad_accum_steps)
+    if is_deepspeed(accelerator):
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["gradient_clipping"] = optim.max_grad_norm
+        settings["gradient_accumulation_steps"] = train.grad_accum_steps
+        settings["train_micro_batch_size_per_gpu"] = train.batch_size
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
+        settings["zero_force_ds_cpu_optimizer"] = False
+    return accelerator
+
+
+def launched_accelerator(**settings) -> Accelerator:
+    """The Accelerator of the launcher that started us, on the CPU where there is no GPU.
 
     Raises UserError where processes were asked for that do not run or would not synchronise, and for fp16.
     """
     on_cpu = not torch.cuda.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
     _check_processes_asked_for()
+    backend = {"backend": "gloo"} if on_cpu and deepspeed else {}
     accelerator = Accelerator(
         cpu=on_cpu and not deepspeed,
-        gradient_accumulation_steps=train.grad_accum_steps,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=PATIENCE, **({"backend": "gloo"} if on_cpu and deepspeed else {}))
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE, **backend)],
+        **settings,
     )
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise UserError(
@@ -44,13 +57,6 @@ def make_accelerator(train: Train, optim: Optim) -> Accelerator:
             "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
         )
     if is_deepspeed(accelerator):
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        settings["gradient_clipping"] = optim.max_grad_norm
-        settings["gradient_accumulation_steps"] = train.grad_accum_steps
-        settings["train_micro_batch_size_per_gpu"] = train.batch_size
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-        # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
-        settings["zero_force_ds_cpu_optimizer"] = False
         # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
         accelerator.state.deepspeed_plugin.dschf = None
     return accelerator

@@ -1,0 +1,104 @@
+"""Images to sample from: which ones, with which elevation, and each as the input view that training would have shown."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from dataset.images import object_box, open_rgba, square_box, to_view
+from dataset.records import file_name, read_lines
+from dataset.views import MAX_SIDE_PX, WHITE
+from utils.config import Sample, UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MIN_ALPHA = 16  # of 255: what belongs to the object
+MIN_SIDE_PX = 16  # of an image, and of an object in it: below there is nothing to see
+
+
+@dataclass(frozen=True)
+class InputImage:
+    name: str  # of its folder of results
+    path: Path
+    elevation_deg: float
+
+
+def list_inputs(sample: Sample) -> list[InputImage]:
+    """Of an image, a folder of images, or a jsonl. Raises UserError if there is none, or two would share a name."""
+    path = Path(sample.image)
+    if path.is_dir():
+        files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        inputs = [InputImage(_name(file.stem, file), file, _elevation(sample, file)) for file in files]
+    elif path.suffix == ".jsonl":
+        inputs = [_from_line(line, place, path, sample) for place, line in read_lines(path)]
+    else:
+        inputs = [InputImage(_name(path.stem, path), path, _elevation(sample, path))]
+    if not inputs:
+        raise UserError(f"{path}: no image in it ({', '.join(SUFFIXES)})")
+    by_name: dict[str, InputImage] = {}
+    for item in inputs:
+        if (other := by_name.setdefault(item.name.casefold(), item)) is not item:
+            raise UserError(f"{other.path} and {item.path} would both be written to {sample.out}/{item.name}")
+    return inputs
+
+
+def _elevation(sample: Sample, path: Path) -> float:
+    if sample.elevation_deg is None:
+        raise UserError(f"sample.elevation_deg is missing: how far above the horizon was the camera of {path}?")
+    return sample.elevation_deg
+
+
+def _from_line(line: str, place: str, path: Path, sample: Sample) -> InputImage:
+    """{"image": FILE, "elevation_deg": 12, "id": NAME}, or a line of svd_meta.jsonl, of which the first view is taken."""
+    try:
+        raw = json.loads(line)
+        image, elevation = raw.get("image"), raw.get("elevation_deg", sample.elevation_deg)
+        if image is None and "image_path" in raw:
+            image, elevation = raw["image_path"][0], raw["elevation"][0]
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+        image = elevation = None
+    if not isinstance(image, str) or not image:
+        raise UserError(f'{place}: expected {{"image": FILE, "elevation_deg": DEGREES}}, or a line of svd_meta.jsonl')
+    if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
+        raise UserError(f"{place}: elevation_deg must be a number of degrees in [-90, 90], found {elevation!r}")
+    name = raw.get("id")
+    name = _name(os.path.splitext(image)[0] if name is None else str(name), place)
+    return InputImage(name, Path(sample.root or path.parent, image), float(elevation))
+
+
+def _name(of: str, place: str | Path) -> str:
+    if not (name := file_name(of)):
+        raise UserError(f"{place}: '{of}' has no letter or digit in it to name a folder by")
+    return name
+
+
+def input_view(
+    path: Path, object_fill: float, size_px: int, cut_out: Callable[[Image.Image], Image.Image] | None = None
+) -> Tensor:
+    """1 3 size_px size_px in [-1, 1] on white: a cut-out object recentred to `object_fill`, an opaque image as it is, in a square.
+
+    `cut_out`: gives an opaque image its alpha. Raises UserError with the path for what shows no object.
+    """
+    image = open_rgba(path)
+    if min(image.size) < MIN_SIDE_PX:
+        raise UserError(
+            f"{path}: {image.width} x {image.height} pixels are too few; {MIN_SIDE_PX} a side are the least"
+        )
+    if image.getchannel("A").getextrema()[0] == 255 and cut_out:
+        image = cut_out(image).convert("RGBA")
+    alpha = image.getchannel("A").point(
+        lambda level: level if level >= MIN_ALPHA else 0
+    )  # a stray pixel frames nothing
+    if (box := alpha.getbbox()) is None:
+        raise UserError(f"{path}: is fully transparent" + (", once its background is removed" if cut_out else ""))
+    if max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
+        raise UserError(f"{path}: what is not transparent has less than {MIN_SIDE_PX} pixels a side")
+    frame = square_box(image.size) if alpha.getextrema()[0] == 255 else object_box([alpha], object_fill)
+    if frame[2] - frame[0] > MAX_SIDE_PX:
+        raise UserError(
+            f"{path}: a square around it has {frame[2] - frame[0]} pixels a side, the limit is {MAX_SIDE_PX}"
+        )
+    return to_view(image, frame, size_px, WHITE)[None]
