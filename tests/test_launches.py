@@ -198,7 +198,16 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
     assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000002"]
 
 
-def test_two_ranks_sample_what_one_samples(trained_run, tmp_path):
+@pytest.fixture
+def one_thread():
+    """As `accelerate launch` gives each process: another number of threads rounds differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_ranks_sample_what_one_samples(trained_run, one_thread, tmp_path):
     """Three images, so that the ranks' shares differ; each seed's video is the same to the byte."""
     for name in ("017", "018", "019"):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -221,7 +230,7 @@ def test_two_ranks_sample_what_one_samples(trained_run, tmp_path):
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes(), path
 
 
-def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, tmp_path):
+def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, one_thread, tmp_path):
     """One object of three is left, and it is the second rank's; CLIP cannot be had, which is exit code 1 on both."""
     lines = Path("svd_meta_held_out.jsonl").read_text().splitlines()[:3]
     (tmp_path / "three.jsonl").write_text("\n".join(lines) + "\n")
@@ -241,7 +250,7 @@ def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, 
         assert one == two.replace(f"{tmp_path}/two", f"{tmp_path}/one"), name
 
 
-def test_a_zero_3_launch_samples(trained_run, engine_words, tmp_path):
+def test_a_zero_3_launch_samples(trained_run, engine_words, one_thread, tmp_path):
     """The engine has nothing to divide here: CLIP and UNet stay whole."""
     words = (
         str(trained_run),

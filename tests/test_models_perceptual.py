@@ -1,6 +1,7 @@
 """LPIPS and CLIP similarity by their packages. No weights can be downloaded in tests: random ones stand where they would be."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def clip_folder(tmp_path):
 def test_lpips_is_the_packages_on_minus_one_to_one_and_zero_for_equal_views(squeeze_weights, random):
     import lpips
 
-    ours, theirs = load_lpips("squeeze", CPU), lpips.LPIPS(net="squeeze", verbose=False).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torchvision's, of how lpips asks for weights
+        ours, theirs = load_lpips("squeeze", CPU), lpips.LPIPS(net="squeeze", verbose=False).eval()
     views, targets = torch.rand(3, 3, 64, 64, generator=random), torch.rand(3, 3, 64, 64, generator=random)
     with torch.no_grad():
         expected = theirs(views, targets, normalize=True).flatten()  # lpips' own switch for [0, 1]
