@@ -29,7 +29,8 @@ def main(argv):
     if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
-    from utils.config import SCHEMAS, UserError, describe, load_config
+    from utils.config import UserError, describe, load_config
+    from utils.schemas import SCHEMAS
 
     command, arguments = argv[0], argv[1:]
     try:

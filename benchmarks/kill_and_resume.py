@@ -39,7 +39,8 @@ def train_until(moment: int, run_dir: str, moments: list) -> None:
     import torch
 
     import commands.train
-    from utils.config import TrainConfig, load_config
+    from utils.config import load_config
+    from utils.schemas import TrainConfig
 
     torch.set_num_threads(1)
     numbers = count(1)

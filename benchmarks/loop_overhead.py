@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import commands.train as loop
 from models.conditioning import Conditioning
 from models.objective import draw
-from utils.config import TrainConfig, load_config
+from utils.config import load_config
+from utils.schemas import TrainConfig
 
 
 def main() -> None:

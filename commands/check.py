@@ -5,8 +5,9 @@ import os
 
 from dataset.records import Records
 from models.svd import choose_trainable, find_base, unet_skeleton
-from utils.config import TrainConfig, to_yaml
+from utils.config import to_yaml
 from utils.run import run_folder
+from utils.schemas import TrainConfig
 
 
 def check(cfg: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dataset.dummy_objaverse import HELD_OUT, elevations_deg, render_view
 from dataset.rendering.camera import azimuths_deg
-from utils.config import DummyObjaverseConfig
+from utils.schemas import DummyObjaverseConfig
 from utils.video import contact_sheet
 
 NUM_VIEWS = 21

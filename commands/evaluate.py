@@ -25,11 +25,12 @@ from dataset.views import WHITE, load_orbit
 from models.perceptual import Metric, Unavailable, load_clip, load_lpips
 from models.svd import read_json
 from utils.checkpoint import checksums
-from utils.config import Data, Evaluate, EvaluateConfig, UserError
+from utils.config import UserError
 from utils.files import write_atomically
 from utils.metrics import mse, psnr, ssim
 from utils.randomness import generator
 from utils.run import launched_accelerator
+from utils.schemas import Data, Evaluate, EvaluateConfig
 
 # Settings that do not change an object's numbers, so that an evaluation may go on with other values.
 FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevations_deg", "views", "metrics")

@@ -11,9 +11,10 @@ import torch
 from commands.trained import Trained
 from commands.validation import over_views
 from models.svd import read_json
-from utils.config import Data, Evaluate, UserError, read_yaml
+from utils.config import UserError, read_yaml
 from utils.files import write_atomically
 from utils.page import evaluation_page
+from utils.schemas import Data, Evaluate
 
 PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"
 

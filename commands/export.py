@@ -10,8 +10,9 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from commands.trained import RECIPE, Trained, find_trained, require_elevation
 from models.svd import load_part, load_scheduler, load_unet, read_json, save_layout
 from utils.checkpoint import META
-from utils.config import ExportConfig, UserError
+from utils.config import UserError
 from utils.files import new_folder
+from utils.schemas import ExportConfig
 
 # The three ids that the stock pipeline gives, the elevation in the motion bucket's place. An id that is not among them was at its
 # usual value all through the training, so that folding it into the bias changes nothing.

@@ -28,7 +28,8 @@ from dataset.rendering.objaverse import ObjaverseList
 from dataset.rendering.output import CAMERAS, Output
 from dataset.rendering.safety import check_asset
 from dataset.rendering.worker import Limits, Stopped, run_job
-from utils.config import Render, RenderConfig, UserError, to_json
+from utils.config import UserError, to_json
+from utils.schemas import Render, RenderConfig
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
 # What makes the pictures: one folder is one setting of these.

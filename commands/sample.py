@@ -18,10 +18,11 @@ from commands.validation import start_video
 from dataset.inputs import InputImage, input_view, list_inputs
 from dataset.rendering.camera import orbit_cameras
 from models.conditioning import Conditioning
-from utils.config import Sample, SampleConfig, UserError
+from utils.config import UserError
 from utils.files import new_folder
 from utils.randomness import generator
 from utils.run import launched_accelerator
+from utils.schemas import Sample, SampleConfig
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use

@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from dataset.records import Records
 from dataset.views import WHITE, load_orbit
 from models.svd import count_parameters
-from utils.config import Data, TinyBaseConfig
+from utils.schemas import Data, TinyBaseConfig
 
 EMBED_DIM = 32
 VAE_DATA = Data(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)

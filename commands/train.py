@@ -36,10 +36,11 @@ from utils.checkpoint import (
     save_checkpoint,
     verify,
 )
-from utils.config import Noise, Optim, TrainConfig, UserError, to_json
+from utils.config import UserError, to_json
 from utils.ema import Ema
 from utils.run import StopRequests, any_rank, ignore_signals, make_accelerator, open_run, write_config
 from utils.schedule import due, ema_decay_at, lr_at
+from utils.schemas import Noise, Optim, TrainConfig
 from utils.tracking import Trackers
 from utils.weights import is_deepspeed, master_parts, restore_masters
 from utils.window import Window, peak_memory_gib

@@ -13,7 +13,8 @@ from commands.validation import sample_orbits
 from models.conditioning import Conditioning
 from models.svd import Base, Svd, find_base, load_svd, read_json
 from utils.checkpoint import META, checkpoints, read_meta
-from utils.config import Data, Model, Noise, Sampling, Section, Source, UserError
+from utils.config import Section, UserError
+from utils.schemas import Data, Model, Noise, Sampling, Source
 from utils.weights import lend_unet
 
 RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a checkpoint

@@ -18,9 +18,10 @@ from models.objective import denoising_loss
 from models.sampling import karras_sigmas, sample_views
 from models.svd import Svd
 from utils.checkpoint import Training
-from utils.config import Sampling, Section
+from utils.config import Section
 from utils.metrics import psnr, ssim
 from utils.randomness import generator
+from utils.schemas import Sampling
 from utils.video import contact_sheet, to_uint8, write_mp4
 from utils.weights import lend_unet
 

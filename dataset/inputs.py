@@ -12,7 +12,8 @@ from torch import Tensor
 from dataset.images import object_box, open_rgba, square_box, to_view
 from dataset.records import file_name, read_lines
 from dataset.views import MAX_SIDE_PX, WHITE
-from utils.config import Sample, UserError
+from utils.config import UserError
+from utils.schemas import Sample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MIN_ALPHA = 16  # of 255: what belongs to the object

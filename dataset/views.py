@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from dataset.images import Box, object_box, open_rgba, square_box, to_view
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records
-from utils.config import Data, UserError
+from utils.config import UserError
 from utils.randomness import generator
+from utils.schemas import Data
 
 WHITE = torch.ones(3)
 MAX_SIDE_PX = 8192  # a view of 20000 x 1 pixels would be made a square of 1.6 GB

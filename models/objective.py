@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from models.conditioning import Conditioning
 from models.edm import denoise, draw_sigma, loss_weight
-from utils.config import Noise
 from utils.randomness import generator
+from utils.schemas import Noise
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 import torch
 
-from utils.config import TrainConfig, load_config
+from utils.config import load_config
+from utils.schemas import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,7 +64,7 @@ def orbit_pixels():
     """1 21 3 64 64 in [-1, 1]: the first training orbit."""
     from dataset.records import Records
     from dataset.views import WHITE, load_orbit
-    from utils.config import Data
+    from utils.schemas import Data
 
     data = Data(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
     return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE, 0).pixels[None]

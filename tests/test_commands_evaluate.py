@@ -19,9 +19,10 @@ from commands.evaluate import choose_records
 from commands.evaluation_report import PROTOCOLS, protocol_differences
 from commands.validation import input_repeated, over_views, per_view
 from dataset.records import Records
-from utils.config import Data, EvaluateConfig, UserError, load_config, read_yaml
+from utils.config import UserError, load_config, read_yaml
 from utils.metrics import mse, psnr, ssim
 from utils.page import _differences
+from utils.schemas import Data, EvaluateConfig
 
 META = "evaluate.meta=svd_meta_held_out.jsonl"
 FAST = (META, "evaluate.num_inference_steps=2", "evaluate.metrics=[psnr,ssim,mse]", "evaluate.video_px=32")

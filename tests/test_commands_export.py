@@ -16,8 +16,8 @@ from dataset.inputs import input_view
 from models.edm import denoise
 from models.svd import Base, find_base, load_svd, load_unet, save_unet
 from utils.checkpoint import load_unet_weights
-from utils.config import Sampling, Source
 from utils.run import launched_accelerator
+from utils.schemas import Sampling, Source
 from utils.video import to_uint8
 
 ELEVATION = 21.0

@@ -25,7 +25,8 @@ from dataset.records import Records
 from dataset.rendering.camera import camera_to_world, orbit_distance
 from dataset.rendering.light import environment_for
 from dataset.rendering.output import Output
-from utils.config import RenderConfig, load_config
+from utils.config import load_config
+from utils.schemas import RenderConfig
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).with_name("standin_worker.py"))]
 SMALL = ("render.renderer=standin", "render.size_px=32", "render.num_views=4", "render.time_limit_s=20")
@@ -439,7 +440,6 @@ def test_without_the_package_one_line_says_how_to_get_it(tmp_path, capsys, monke
 
 
 def test_the_quick_renderer_renders_every_format(tmp_path, monkeypatch):
-    pytest.importorskip("embreex")
     monkeypatch.setattr(command, "environment_for", environment_for)
     ids = make_good(tmp_path / "assets")
     words = ("render.renderer=quick", "render.size_px=64", "render.num_samples=1", "filter.min_change=0.004")

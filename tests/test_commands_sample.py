@@ -18,7 +18,8 @@ from dataset.records import Records
 from dataset.rendering.camera import camera_to_world, focal_length_px, project
 from dataset.views import measure_object_fill
 from models.conditioning import guidance_scales
-from utils.config import Data, Source, UserError
+from utils.config import UserError
+from utils.schemas import Data, Source
 from utils.video import read_mp4
 
 FAST = ("sample.num_inference_steps=2", "sample.elevation_deg=10")

@@ -22,8 +22,9 @@ from commands.train import encode, train
 from dataset.views import Orbit
 from models.objective import draw
 from utils.checkpoint import changed_keys, checkpoints, checksums, load_unet_weights, read_meta, verify
-from utils.config import Noise, UserError, to_json
+from utils.config import UserError, to_json
 from utils.run import StopRequests
+from utils.schemas import Noise
 from utils.video import read_mp4
 
 EXACT = (

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from dataset.rendering.camera import azimuths_deg, camera_to_world, focal_length_px, orbit_distance, project
 from dataset.rendering.filters import box_extents, why_rejected
-from utils.config import Filter
+from utils.schemas import Filter
 
 SIZE = 256
 

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from dataset.order import Share
 from dataset.records import Records
 from dataset.views import WHITE, OrbitViews, collate, load_orbit
-from utils.config import Data, UserError
+from utils.config import UserError
+from utils.schemas import Data
 
 NUM_RECORDS, NUM_VIEWS = 5, 8
 

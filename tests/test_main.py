@@ -29,7 +29,8 @@ def test_help_imports_nothing_heavy():
 
 
 def test_train_help_lists_every_key_with_type_default_and_unit(capsys):
-    from utils.config import TrainConfig, dotted_keys
+    from utils.config import dotted_keys
+    from utils.schemas import TrainConfig
 
     assert main.main(["train", "--help"]) == 0
     text = capsys.readouterr().out

@@ -6,7 +6,7 @@ import torch
 from models.conditioning import Conditioning
 from models.edm import coefficients, network_output
 from models.objective import Draws, denoising_loss, draw
-from utils.config import Noise
+from utils.schemas import Noise
 
 LATENT, VIEW = (5, 4, 4, 4), (3, 32, 32)
 

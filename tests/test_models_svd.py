@@ -21,7 +21,8 @@ from models.svd import (
     save_unet,
     set_added_time_ids,
 )
-from utils.config import Model, UserError
+from utils.config import UserError
+from utils.schemas import Model
 
 STOCK_SHAPED = ("fps_id", "elevation_deg", "noise_aug_strength")
 TWO = ("noise_aug_strength", "elevation_deg")

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import main
-from utils.config import SCHEMAS, TrainConfig, dotted_keys, sections
+from utils.config import dotted_keys, sections
+from utils.schemas import SCHEMAS, TrainConfig
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -15,7 +15,7 @@ from models.conditioning import Conditioning, added_time_ids
 from models.objective import denoising_loss, draw
 from models.svd import choose_trainable
 from utils.checkpoint import checkpoints
-from utils.config import Noise
+from utils.schemas import Noise
 
 pytestmark = pytest.mark.slow
 LATENT, VIEW = (21, 4, 8, 8), (3, 64, 64)

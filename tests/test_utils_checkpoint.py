@@ -5,7 +5,8 @@ from accelerate import Accelerator
 
 import utils.checkpoint
 from utils.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
-from utils.config import Train, UserError
+from utils.config import UserError
+from utils.schemas import Train
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from utils.config import RenderConfig, TrainConfig, UserError, dotted_keys, load_config, to_yaml
+from utils.config import UserError, dotted_keys, load_config, to_yaml
+from utils.schemas import RenderConfig, TrainConfig
 
 SHIPPED = sorted(Path(__file__).parent.parent.glob("train_config/*.yaml"))
 MINIMAL = """

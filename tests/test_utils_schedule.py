@@ -1,7 +1,7 @@
 import pytest
 
-from utils.config import Optim
 from utils.schedule import due, ema_decay_at, lr_at
+from utils.schemas import Optim
 
 
 def test_due_is_at_the_multiples_and_never_for_zero():

@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils.config import Section, Train, UserError, to_json
+from utils.config import Section, UserError, to_json
 from utils.ema import Ema
+from utils.schemas import Train
 from utils.weights import full_weights, is_deepspeed
 
 META = "meta.json"

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
 from tqdm import tqdm
 
-from utils.config import Optim, Run, Section, Train, UserError, to_yaml
+from utils.config import Section, UserError, to_yaml
+from utils.schemas import Optim, Run, Train
 from utils.weights import is_deepspeed
 
 log = logging.getLogger("svd_mv")

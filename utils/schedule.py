@@ -2,7 +2,7 @@
 
 import math
 
-from utils.config import Optim
+from utils.schemas import Optim
 
 
 def due(step: int, every: int) -> bool:

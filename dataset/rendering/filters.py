@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset.rendering.camera import RADIUS, orbit_distance
-from utils.config import Filter
+from utils.schemas import Filter
 
 OPAQUE = 128  # alpha from which a pixel is the object's
 BURNT, BLACK = 250, 5  # all three channels at least, at most
