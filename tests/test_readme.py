@@ -41,7 +41,7 @@ def test_every_key_and_command_it_uses_exists():
     known = {key for schema in SCHEMAS.values() for key in dotted_keys(schema)}
     names = "|".join({key.split(".")[0] for key in known})
     used = set(re.findall(rf"\b((?:{names})\.[a-zA-Z_]+)\b(?!\.py|\()", README))
-    assert used - known <= {"run.log", "train.py", "sample.json", "render.json"}, used - known
+    assert used - known <= {"run.log", "train.py", "render.py", "sample.json", "render.json"}, used - known
     assert set(re.findall(r"main\.py (\w+)", README)) <= {*main.COMMANDS}
 
 
