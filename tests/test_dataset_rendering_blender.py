@@ -8,12 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from lamps import lamp
 
 from dataset.rendering import blender
 from dataset.rendering.camera import FOV_DEG, RADIUS, camera_to_world, focal_length_px, orbit_distance, project
 from dataset.rendering.failure import Failure
 from dataset.rendering.job import Job
-from dataset.rendering.light import directions, lamp
+from dataset.rendering.light import directions
 from dataset.rendering.worker import Limits, run_job
 from utils.config import UserError
 

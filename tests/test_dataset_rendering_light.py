@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+from lamps import lamp
 
 from dataset.rendering.job import environment_column
 from dataset.rendering.light import (
@@ -10,7 +11,6 @@ from dataset.rendering.light import (
     black_body,
     directions,
     environment_for,
-    lamp,
     list_hdris,
     load_hdri,
     normalise,

@@ -8,13 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from lamps import lamp
 from PIL import Image
 
 from dataset.rendering import quick, quick_light, quick_worker
 from dataset.rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
 from dataset.rendering.gltf import Gltf, demands, world_matrices
 from dataset.rendering.gltf_material import linear, srgb
-from dataset.rendering.job import Job, environment_column, write_job
+from dataset.rendering.job import Job, write_job
 from utils.config import UserError
 
 SIZE = 64
@@ -145,14 +146,6 @@ def to_world(points, everything=None) -> np.ndarray:
     )
     centre = (everything.min(axis=0) + everything.max(axis=0)) / 2
     return (turned - centre) * 0.5 / np.linalg.norm(everything - centre, axis=1).max()
-
-
-def lamp(azimuth_deg: float, elevation_deg: float) -> np.ndarray:
-    """A bright spot of 5 x 5 texels in the dark."""
-    sky = np.zeros((32, 64, 3), np.float32)
-    row, column = int((90 - elevation_deg) / 180 * 32), int(environment_column(azimuth_deg) * 64)
-    sky[np.clip(np.arange(row - 2, row + 3), 0, 31)[:, None], np.arange(column - 2, column + 3) % 64] = 40
-    return sky
 
 
 def outline(points: np.ndarray, camera: np.ndarray) -> np.ndarray:

@@ -93,12 +93,6 @@ def sky_and_lamps(rng: np.random.Generator) -> np.ndarray:
     return radiance
 
 
-def lamp(azimuth_deg: float, elevation_deg: float, half_width_deg: float = 10) -> np.ndarray:
-    """H 2H 3: one lamp in the dark, for tests of what is where."""
-    patch = _patch(directions(64), _direction(azimuth_deg, elevation_deg), half_width_deg)
-    return normalise(np.repeat(patch[..., None], 3, axis=-1))
-
-
 def _patch(towards: np.ndarray, place: np.ndarray, half_width_deg: float) -> np.ndarray:
     """H W: 1 around `place`, half of it at half_width_deg, 0 soon after."""
     angle = np.degrees(np.arccos((towards @ place).clip(-1, 1)))
