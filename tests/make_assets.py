@@ -117,7 +117,7 @@ def make_good(folder: Path) -> list[str]:
     (folder / "plants/leaf.bin").write_bytes(data)
     (folder / "plants/leaf green.png").write_bytes(texture(1))
     (folder / "shelf.obj").write_text(obj(box(1.5, 0.5, 0.7), "shelf.mtl"))
-    (folder / "shelf.mtl").write_text("newmtl paint\nKd 1 1 1\nmap_Kd -s 1 1 1 shelf wood.png\n")
+    (folder / "shelf.mtl").write_bytes(b"newmtl paint\r\nKd 1 1 1\r\nmap_Kd shelf wood.png\r\n")
     (folder / "shelf wood.png").write_bytes(texture(2))
     (folder / "vase.ply").write_bytes(ply(box(0.5, 0.6, 0.9)))
     (folder / "gear.stl").write_bytes(stl(box(0.9, 0.9, 0.4)))
@@ -152,6 +152,7 @@ def make_bad(folder: Path) -> dict[str, str]:
             "'/etc/passwd', which is outside",
         ),
     }
+    files |= _bad_libraries(mesh, folder)
     for name, (change, reason) in _BAD_GLTF.items():
         tree, data = gltf(mesh, texture(0))
         change(tree)
@@ -161,6 +162,25 @@ def make_bad(folder: Path) -> dict[str, str]:
     for name, (data, _) in files.items():
         (folder / name).write_bytes(data)
     return {name.rpartition(".")[0] + f" {name.rpartition('.')[2]}": reason for name, (_, reason) in files.items()}
+
+
+def _bad_libraries(mesh: dict[str, np.ndarray], folder: Path) -> dict[str, tuple[bytes, str]]:
+    """An .obj each, whose .mtl lies beside it or names what it may not."""
+    outside = "newmtl paint\nmap_Kd ../secret.png\n"
+    for name in ("unnamed", "indented", "continued"):
+        (folder / f"inside/{name}.mtl").write_text(outside)
+    (folder / "inside/second.mtl").write_text("newmtl other\n")
+    (folder / "below/inside").mkdir(parents=True, exist_ok=True)
+    (folder / "below/inside/paint.mtl").write_text("newmtl paint\nmap_Kd -mm paint.png\n")
+    lines = {
+        "inside/unnamed": ("", "'../secret.png', which is outside"),
+        "inside/tabbed": ("\t mtllib indented.mtl", "'../secret.png', which is outside"),
+        "inside/broken": ("mtllib\\\n continued.mtl", "'../secret.png', which is outside"),
+        "inside/several": ("mtllib second.mtl unnamed.mtl", "'../secret.png', which is outside"),
+        "inside/absent": ("mtllib second.mtl first.mtl", "'first.mtl', which is missing"),
+        "below/away": ("mtllib inside/paint.mtl", "in another folder"),
+    }
+    return {f"{name}.obj": (f"{line}\n{obj(mesh)}".encode(), reason) for name, (line, reason) in lines.items()}
 
 
 def _texture_at(uri: str):

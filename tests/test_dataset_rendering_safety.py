@@ -9,8 +9,9 @@ import pytest
 from make_assets import box, gltf, make_bad, make_good, texture
 
 from dataset.rendering.assets import AssetFolder
+from dataset.rendering.companions import of_uri, shared_library_lines
 from dataset.rendering.failure import Failure
-from dataset.rendering.safety import check_asset
+from dataset.rendering.safety import check_asset, obj_libraries
 
 LIMIT = 1 << 20
 
@@ -61,6 +62,27 @@ def test_textures_of_an_mtl_are_found_behind_their_options(line, reason, tmp_pat
     (tmp_path / "a.mtl").write_text(f"newmtl a\n{line}\n")
     with pytest.raises(Failure, match=reason):
         check_asset(tmp_path / "a.obj", LIMIT)
+
+
+def test_an_objs_libraries_are_those_it_names_and_the_one_beside_it(tmp_path):
+    for name in ("a.mtl", "b.mtl", "c d.mtl", "thing.mtl"):
+        (tmp_path / name).write_text("")
+    path = tmp_path / "thing.obj"
+    path.write_bytes(b"v 0 0 0\n mtllib b.mtl\r\nmtllib a.mtl b.mtl\n\tmtllib \\\n c d.mtl\n#mtllib e.mtl\nmtllibs f\n")
+    assert [library.name for library in obj_libraries(path)] == ["b.mtl", "a.mtl", "c d.mtl", "thing.mtl"]
+    assert shared_library_lines(path) == ["a.mtl b.mtl"]
+    check_asset(path, LIMIT)
+
+
+@pytest.mark.parametrize("uri", ["DATA:image/png;BASE64,", "data:image/png;base64,", "Data:;base64,"])
+def test_data_uris_are_told_by_their_scheme_in_any_case(uri, tmp_path):
+    assert of_uri(tmp_path, uri + base64.b64encode(texture(0)).decode()) == texture(0)
+    tree, data = gltf(box(1, 1, 1), texture(0), uri + "9" * 5000)
+    tree["buffers"][0]["uri"] = uri + base64.b64encode(data).decode()
+    (tmp_path / "a.gltf").write_text(json.dumps(tree))
+    with pytest.raises(Failure) as failure:
+        check_asset(tmp_path / "a.gltf", LIMIT)
+    assert failure.value.reason in ("image 0 is no image of a known kind", "a data URI that is not base64")
 
 
 def test_data_uris_are_held_against_what_they_announce(tmp_path):

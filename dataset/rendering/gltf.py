@@ -1,16 +1,17 @@
 """glTF 2.0 files (.glb, .gltf): what drawing one demands, and its triangles. Numbers in comments are the specification's sections.
 
-The bytes are trusted to hold what they announce: safety.py looks before. What still makes no sense raises a ValueError, TypeError,
-LookupError or OSError.
+The bytes are trusted to hold what they announce: safety.py looks before. What still makes no sense is a Failure, "refused".
 """
 
-import base64
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
+
+from dataset.rendering.companions import of_uri
+from dataset.rendering.failure import Failure
 
 COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -30,9 +31,28 @@ FACTORS = {
 UNSEEN = {"KHR_lights_punctual", "KHR_animation_pointer", "KHR_materials_variants", "KHR_xmp", "KHR_xmp_json_ld"}
 
 
+# What a file can be wrong in: its values, their types, names that point nowhere, images and files.
+DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, SyntaxError, OSError)
+
+
+def refused(reason: str) -> Failure:
+    return Failure("refused", reason)
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Around what only reads the file, so that the file is to blame: a Failure that names the part, instead of Python's error."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise refused(f"{what} is damaged or incomplete") from error
+
+
 def demands(tree: dict) -> set[str]:
     """What a renderer must be able to do to draw the file right: extensions by name, and features in words."""
-    found = {*tree.get("extensionsUsed", []), *tree.get("extensionsRequired", [])} - UNSEEN - FACTORS.keys()
+    found = {*tree.get("extensionsUsed", []), *tree.get("extensionsRequired", [])} - FACTORS.keys()
+    for kind in ("nodes", "meshes", "textures"):
+        found.update(*(thing.get("extensions", ()) for thing in tree.get(kind, [])))
     for primitive in (primitive for mesh in tree.get("meshes", []) for primitive in mesh["primitives"]):
         features = {
             "skin": "JOINTS_0" in primitive["attributes"],
@@ -40,10 +60,10 @@ def demands(tree: dict) -> set[str]:
             "vertex colours": "COLOR_0" in primitive["attributes"],
             "points or lines": primitive.get("mode", TRIANGLES) not in (TRIANGLES, STRIP, FAN),
         }
-        found |= {name for name, there in features.items() if there} | primitive.get("extensions", {}).keys() - UNSEEN
+        found |= {name for name, there in features.items() if there} | primitive.get("extensions", {}).keys()
         if "material" in primitive:
             found |= _material_demands(tree["materials"][primitive["material"]])
-    return found
+    return found - UNSEEN
 
 
 def _material_demands(material: dict) -> set[str]:
@@ -51,7 +71,7 @@ def _material_demands(material: dict) -> set[str]:
     shown = {name for name, values in extensions.items() if name not in FACTORS or np.any(values.get(FACTORS[name], 0))}
     sets = [coordinate_set(info) for _, info in texture_infos(material)]
     further = {"more than two sets of texture coordinates"} if max(sets, default=0) > 1 else set()
-    return (shown - UNSEEN) | further | {f"alpha {material.get('alphaMode', 'OPAQUE')}"}
+    return shown | further | {f"alpha {material.get('alphaMode', 'OPAQUE')}"}
 
 
 def texture_infos(node: dict) -> Iterator[tuple[str, dict]]:
@@ -77,7 +97,8 @@ class Gltf:
         if data[:4] == b"glTF":  # 4.4
             length = int.from_bytes(data[12:16], "little")
             text, self.binary = data[20 : 20 + length], data[28 + length :]
-        self.tree = json.loads(text)
+        with reading("its JSON"):
+            self.tree = json.loads(text)
 
     def image(self, index: int) -> bytes:
         image = self.tree["images"][index]
@@ -113,15 +134,8 @@ class Gltf:
         return data[start : start + view["byteLength"]]
 
     def _resource(self, uri: str) -> bytes:
-        head, comma, body = uri.partition(",")
-        if uri.startswith("data:") and comma:
-            return base64.b64decode(body) if head.endswith(";base64") else unquote_to_bytes(body)
-        path = (self.folder / unquote(uri)).resolve()
-        if not path.is_relative_to(self.folder.resolve()):
-            raise ValueError(f"names the file '{uri}', which is outside its folder")
-        if not path.is_file():
-            raise ValueError(f"names the file '{uri}', which is missing")
-        return path.read_bytes()
+        found = of_uri(self.folder, uri)
+        return found if isinstance(found, bytes) else found.read_bytes()
 
 
 def world_matrices(tree: dict) -> dict[int, np.ndarray]:
@@ -135,7 +149,7 @@ def world_matrices(tree: dict) -> dict[int, np.ndarray]:
     while waiting:
         index, above = waiting.pop()
         if index in matrices:
-            raise ValueError(f"node {index} stands in two places")
+            raise refused(f"node {index} stands in two places")
         matrices[index] = above @ _local_matrix(nodes[index])
         waiting += [(child, matrices[index]) for child in nodes[index].get("children", [])]
     return matrices
@@ -156,19 +170,28 @@ def _local_matrix(node: dict) -> np.ndarray:
 def primitives(gltf: Gltf) -> Iterator[tuple[dict[str, np.ndarray], int | None]]:
     """Each primitive of the shown scene: its corners (T 3 C by name: POSITION, and NORMAL, TEXCOORD_0, ... where the file has
     them), posed, in the scene's axes (y up); and its material's number."""
-    matrices = world_matrices(gltf.tree)
-    for index, matrix in matrices.items():
-        node = gltf.tree["nodes"][index]
-        mesh = gltf.tree["meshes"][node["mesh"]] if "mesh" in node else {"primitives": []}
-        for primitive in mesh["primitives"]:
-            vertices = {name: gltf.accessor(place) for name, place in primitive["attributes"].items()}
-            for weight, target in zip(node.get("weights", mesh.get("weights", [])), primitive.get("targets", [])):
-                for name in vertices.keys() & target.keys():
-                    vertices[name] = vertices[name] + np.float32(weight) * gltf.accessor(target[name])
-            skinned = "skin" in node and "JOINTS_0" in vertices
-            _move(vertices, _skin_matrices(gltf, node["skin"], vertices, matrices) if skinned else matrix)
-            faces = _faces(gltf, primitive, len(vertices["POSITION"]))
-            yield {name: values[faces] for name, values in vertices.items()}, primitive.get("material")
+    with reading("the tree of its nodes"):
+        matrices = world_matrices(gltf.tree)
+        drawn = {index: gltf.tree["nodes"][index] for index in matrices if "mesh" in gltf.tree["nodes"][index]}
+    for index, node in drawn.items():
+        with reading(f"the mesh of node {index}"):
+            mesh = gltf.tree["meshes"][node["mesh"]]
+            parts = [_corners(gltf, part, mesh, node, index, matrices) for part in mesh["primitives"]]
+        yield from parts
+
+
+def _corners(
+    gltf: Gltf, primitive: dict, mesh: dict, node: dict, index: int, matrices: dict
+) -> tuple[dict, int | None]:
+    vertices = {name: gltf.accessor(place) for name, place in primitive["attributes"].items()}
+    for weight, target in zip(node.get("weights", mesh.get("weights", [])), primitive.get("targets", [])):
+        for name in vertices.keys() & target.keys():
+            vertices[name] = vertices[name] + np.float32(weight) * gltf.accessor(target[name])
+    skinned = "skin" in node and "JOINTS_0" in vertices
+    mirrored = _move(vertices, _skin_matrices(gltf, node["skin"], vertices, matrices) if skinned else matrices[index])
+    faces = _faces(gltf, primitive, len(vertices["POSITION"]))
+    faces = np.where(mirrored[faces[:, :1]], faces[:, ::-1], faces)
+    return {name: values[faces] for name, values in vertices.items()}, primitive.get("material")
 
 
 def _skin_matrices(gltf: Gltf, index: int, vertices: dict, matrices: dict) -> np.ndarray:
@@ -184,14 +207,18 @@ def _skin_matrices(gltf: Gltf, index: int, vertices: dict, matrices: dict) -> np
     return summed / np.maximum(weights.sum(axis=1), 1e-9)[:, None, None]
 
 
-def _move(vertices: dict, matrix: np.ndarray) -> None:
-    """By a 4 4, or an N 4 4; normals by its cofactors, for it may have no inverse."""
+def _move(vertices: dict, matrix: np.ndarray) -> np.ndarray:
+    """By a 4 4, or an N 4 4; normals by its cofactors, for it may have no inverse. Returns N: whether that makes a mirror image,
+    in which fronts go the other way around."""
     turn = matrix[..., :3, :3]
+    mirrored = np.linalg.det(turn) < 0
     vertices["POSITION"] = np.einsum("...ij,...j->...i", turn, vertices["POSITION"]) + matrix[..., :3, 3]
     if "NORMAL" in vertices:
         a, b, c = np.moveaxis(turn, -2, 0)
         cofactors = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=-2)
+        cofactors = np.where(mirrored[..., None, None], -cofactors, cofactors)
         vertices["NORMAL"] = np.einsum("...ij,...j->...i", cofactors, vertices["NORMAL"])
+    return np.broadcast_to(mirrored, len(vertices["POSITION"]))
 
 
 def _faces(gltf: Gltf, primitive: dict, num_vertices: int) -> np.ndarray:

@@ -1,14 +1,12 @@
 """What a .glb or .gltf announces against the bytes that it holds; see safety.py."""
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
-from dataset.rendering.safety import check_texture, companion, unreadable
+from dataset.rendering.companions import is_data, of_uri, unreadable
+from dataset.rendering.safety import check_texture
 
 # What compression may expand to, and accessors without bytes of their own (all zeros, or sparse).
 MAX_UNBACKED_BYTES = 2 << 30
@@ -17,6 +15,7 @@ _COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 
 _MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
 _IMAGE_HEADER_BYTES = 4 << 20
 _NOT_FOR_PIL = ("image/ktx2", "image/vnd-ms.dds")  # a renderer's to refuse
+_NOT_FOR_PIL_URI = re.compile(r"data:image/(ktx2|vnd-ms\.dds)|(?!data:).*\.(ktx2|dds)$", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -102,23 +101,8 @@ def _open_buffer(folder: Path, item: dict, index: int, binary: _Buffer | None) -
     uri = item.get("uri")
     if uri is None:
         return binary if index == 0 and binary else _Buffer(0)
-    if uri.startswith("data:"):
-        data = _data(uri)
-        return _Buffer(len(data), data=data)
-    path = companion(folder, _file_name(uri))
-    return _Buffer(path.stat().st_size, path)
-
-
-def _file_name(uri: str) -> str:
-    return unquote_to_bytes(uri).decode("utf-8", "surrogateescape")
-
-
-def _data(uri: str) -> bytes:
-    head, _, body = uri.partition(",")
-    try:
-        return base64.b64decode(body, validate=False) if head.endswith(";base64") else unquote_to_bytes(body)
-    except binascii.Error:
-        raise unreadable("a data URI that is not base64") from None
+    found = of_uri(folder, uri)
+    return _Buffer(len(found), data=found) if isinstance(found, bytes) else _Buffer(found.stat().st_size, found)
 
 
 def _check_buffer(index: int, item: dict, buffer: _Buffer) -> int:
@@ -179,11 +163,7 @@ def _check_image(folder: Path, index: int, item: dict, views: list[dict], buffer
         if of_pil:
             check_texture(buffers[_number(view, "buffer")].read(_number(view, "byteOffset", 0), length), name)
         return None
-    if uri.startswith("data:"):
-        if of_pil and not uri.startswith(tuple(f"data:{kind}" for kind in _NOT_FOR_PIL)):
-            check_texture(_data(uri), name)
-        return None
-    path = companion(folder, _file_name(uri))
-    if of_pil and not re.search(r"\.(ktx2|dds)$", uri, re.IGNORECASE):
-        check_texture(path, f"the texture '{uri[:200]}'")
-    return path
+    found = of_uri(folder, uri)
+    if of_pil and not _NOT_FOR_PIL_URI.match(uri):
+        check_texture(found, name if is_data(uri) else f"the texture '{uri[:200]}'")
+    return found if isinstance(found, Path) else None

@@ -14,20 +14,16 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from dataset.rendering.failure import Failure
+from dataset.rendering.companions import companion, obj_libraries, text, unreadable
 
 MAX_TEXTURE_PX = 16384  # a side
 _HEADER_BYTES = 1 << 16  # a .ply's header is shorter
 _PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
 _PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
-# Options of an .mtl's texture lines, and how many words follow each.
-_MTL_OPTIONS = {b"-o": 3, b"-s": 3, b"-t": 3, b"-mm": 2} | dict.fromkeys(
-    (b"-blendu", b"-blendv", b"-boost", b"-texres", b"-clamp", b"-bm", b"-imfchan", b"-type", b"-cc"), 1
-)
-
-
-def unreadable(reason: str) -> Failure:
-    return Failure("unreadable", reason)
+_BLANKS = bytes(range(33)) + b"\\"
+# Options of an .mtl's texture lines, and how many numbers follow each, or one word.
+_MTL_NUMBERS = {b"-o": 3, b"-s": 3, b"-t": 3, b"-mm": 2, b"-bm": 1}  # or fewer
+_MTL_WORDS = (b"-blendu", b"-blendv", b"-boost", b"-texres", b"-clamp", b"-imfchan", b"-type", b"-cc")
 
 
 def check_asset(path: Path, max_bytes: int) -> None:
@@ -55,22 +51,6 @@ def check_size(paths: Iterable[Path], max_bytes: int) -> None:
         raise unreadable(f"{sum(sizes) / 2**20:.0f} MiB with its textures, more than render.max_asset_mib")
 
 
-def companion(folder: Path, name: str) -> Path:
-    """The file that an asset in `folder` calls `name`. Raises Failure if it is elsewhere, links included, or missing."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):  # http:, file:, C:
-        raise unreadable(f"names the file '{name[:200]}', which is outside its folder")
-    try:
-        path = (folder / name.replace("\\", "/")).resolve()
-        inside, there = path.is_relative_to(folder.resolve()), path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
-        raise unreadable(f"names the file '{name[:200]}', which cannot be") from None
-    if not inside:
-        raise unreadable(f"names the file '{name[:200]}', which is outside its folder")
-    if not there:
-        raise unreadable(f"names the file '{name[:200]}', which is missing")
-    return path
-
-
 def check_texture(source: Path | bytes, name: str) -> None:
     """Reads an image's header only. Raises Failure if there is none, or it announces too many pixels."""
     try:
@@ -89,21 +69,24 @@ def check_texture(source: Path | bytes, name: str) -> None:
 
 
 def _check_obj(path: Path) -> list[Path]:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if text.find(b"\0") >= 0 or not re.search(rb"^\s*v\s", text, re.MULTILINE):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"\0") >= 0 or not re.search(rb"^\s*v\s", content, re.MULTILINE):
             raise unreadable("not an .obj file: no text with vertices")
-        names = [match[1].strip() for match in re.finditer(rb"^[ \t]*mtllib[ \t]+([^\r\n]+)", text, re.MULTILINE)]
-    libraries = [companion(path.parent, _text(name)) for name in dict.fromkeys(names)]
-    textures = dict.fromkeys(name for library in libraries for name in _textures_of(library))
-    found = [companion(path.parent, _text(name)) for name in textures]
-    for texture, name in zip(found, textures):
-        check_texture(texture, f"the texture '{_text(name)}'")
+    libraries = obj_libraries(path)
+    textures = dict.fromkeys((library, name) for library in libraries for name in _textures_of(library))
+    if any(library.parent != path.parent.resolve() for library, _ in textures):
+        raise unreadable("its .mtl is in another folder, and renderers disagree on where its textures then are")
+    found = [companion(path.parent, name) for _, name in textures]
+    for texture, (_, name) in zip(found, textures):
+        check_texture(texture, f"the texture '{name}'")
     return [*libraries, *found]
 
 
-def _textures_of(library: Path) -> list[bytes]:
-    lines = (line.split() for line in library.read_bytes().splitlines())
-    return [name for words in lines if words and _names_texture(words[0].lower()) and (name := _without_options(words))]
+def _textures_of(library: Path) -> list[str]:
+    """As Blender reads lines: they may go on after a backslash, and control characters are blanks."""
+    lines = re.sub(rb"\\\r?\n", b"  ", library.read_bytes()).split(b"\n")
+    named = [re.split(rb"[\x00-\x20]+", line.lstrip(_BLANKS).rstrip()) for line in lines]
+    return [text(name) for words in named if _names_texture(words[0].lower()) and (name := _without_options(words))]
 
 
 def _names_texture(word: bytes) -> bool:
@@ -111,16 +94,13 @@ def _names_texture(word: bytes) -> bool:
 
 
 def _without_options(words: list[bytes]) -> bytes:
-    """A name may hold spaces; `-o`, `-s` and `-t` take one to three numbers."""
+    """A name may hold spaces."""
     rest = words[1:]
-    while rest and (most := _MTL_OPTIONS.get(rest[0])):
-        numbers = takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), rest[1 : 1 + most])
-        rest = rest[1 + (len(list(numbers)) if most == 3 else most) :]
+    while rest and rest[0] in (*_MTL_NUMBERS, *_MTL_WORDS):
+        most = _MTL_NUMBERS.get(rest[0], 0)
+        numbers = list(takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), rest[1 : 1 + most]))
+        rest = rest[1 + (len(numbers) if most else 1) :]
     return b" ".join(rest)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _check_ply(path: Path) -> list[Path]:
@@ -166,8 +146,8 @@ def _check_stl(path: Path) -> list[Path]:
     if len(head) >= 84 and size == 84 + 50 * count:
         return []
     if re.match(rb"\s*solid\b", head) and b"facet" in head:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            if text.rfind(b"endsolid") < 0:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.rfind(b"endsolid") < 0:
                 raise unreadable("a text .stl that is cut off: no endsolid")
         return []
     if len(head) < 84:
