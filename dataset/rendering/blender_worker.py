@@ -17,10 +17,9 @@ from mathutils import Matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.rendering.blender_asset import Refused, load, normalise, see_through
-from dataset.rendering.job import Job, read_job
+from dataset.rendering.job import MACHINE_EXIT_CODE, Job, read_job
 
 OLDEST = (4, 2)
-MACHINE_EXIT_CODE = 2  # as dataset/rendering/worker.py has it, which cannot be imported here
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "METAL", "ONEAPI")
 MAX_BOUNCES = 8
 SEE_THROUGH_SAMPLES = 4  # times as many, for alpha is not denoised: 16 leave grains in a pane of 0.4

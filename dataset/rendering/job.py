@@ -3,7 +3,7 @@
 The worker is started as `*command(executable) JOB.json`, once an object, so that a crash, a hang or a leak costs that object only.
 It reads the fields of Job from the file, writes `000.png`, `001.png`, ... (8 bit sRGB, straight alpha, transparent pixels
 black) into `views`, then `result.json` there: {"refused": null}, or {"refused": "reason"} for what this renderer cannot draw. No
-`result.json`, or an exit code other than 0, is a crash.
+`result.json`, or an exit code other than 0 and MACHINE_EXIT_CODE, is a crash.
 """
 
 import json
@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+MACHINE_EXIT_CODE = 2  # of a worker that could not draw any asset, and says why in the last line of stderr
 
 
 @dataclass(frozen=True)

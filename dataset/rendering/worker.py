@@ -18,12 +18,11 @@ import psutil
 from PIL import Image, UnidentifiedImageError
 
 from dataset.rendering.failure import Failure
-from dataset.rendering.job import Job, write_job
+from dataset.rendering.job import MACHINE_EXIT_CODE, Job, write_job
 from utils.config import UserError
 
 POLL_S, MEMORY_POLL_S = 0.05, 0.25
 MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
-MACHINE_EXIT_CODE = 2  # of a worker that could not draw any asset, and says so in the last line of stderr
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
