@@ -194,7 +194,8 @@ def draw_orbit(asset: Asset, folder: Path, work: Work) -> dict:
         views = run_job(work.command, job, limits, worker_environment(render), work.stopped)
     if reason := why_rejected(views, elevation_deg, work.cfg.filter):
         if render.sheet_rows:
-            strip(views).save(work.output.strip_path(asset.id))
+            strip(views).save(folder / "strip.png")
+            (folder / "strip.png").replace(work.output.strip_path(asset.id))
         raise Failure("filtered", reason)
     (folder / "orbit").mkdir()
     for name, view in zip(names, views):

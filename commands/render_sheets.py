@@ -1,12 +1,13 @@
 """OUT/accepted.png and OUT/rejected.png: what the filter of `render` let through and what it left out, to look at."""
 
+import io
 import textwrap
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dataset.rendering.output import Output
+from dataset.rendering.output import ACCEPTED, REJECTED, SHEETS, Output
 
 NUM_VIEWS, TILE_PX = 8, 96
 LABEL_PX, LABEL_LETTERS, LABEL_LINES = 300, 46, 7
@@ -22,26 +23,26 @@ def strip(views: np.ndarray) -> Image.Image:
 
 
 def write_sheets(output: Output, num_rows: int) -> None:
-    """Of orbits evenly spread over the ids. A sheet without a row is not written."""
+    """Of orbits evenly spread over the ids. A sheet without a row is not written, an older one is removed."""
     from utils.video import contact_sheet  # with torch, which nothing else here needs
 
-    with output.locked():  # whoever writes last has seen all lines
+    with output.alone(SHEETS):  # whoever writes last has seen all lines
         accepted, rejected = output.sample(num_rows)
+        # Not of what was left out for its licence, nor of what another process is rendering again just now.
+        strips = {
+            line["id"]: tiles for line in rejected if (tiles := _tiles(output.strip_path(line["id"]))) is not None
+        }
         sheets = {
-            "accepted.png": {
+            ACCEPTED: {
                 _label(line, f"{line['elevation'][0]:g} degrees"): _orbit(output.folder, line) for line in accepted
             },
-            "rejected.png": {
-                _label(line, line["reason"]): _tiles(output.strip_path(line["id"]))
-                for line in rejected
-                if output.strip_path(line["id"]).exists()  # not of what was left out for its licence
-            },
+            REJECTED: {_label(line, line["reason"]): strips[line["id"]] for line in rejected if line["id"] in strips},
         }
         for name, rows in sheets.items():
+            data = io.BytesIO()
             if rows:
-                fresh = output.folder / f".{name}"
-                contact_sheet(rows, LABEL_PX).save(fresh, "PNG")
-                fresh.replace(output.folder / name)
+                contact_sheet(rows, LABEL_PX).save(data, "PNG")
+            output.write_sheet(name, data.getvalue() or None)
 
 
 def _some(views):
@@ -62,9 +63,12 @@ def _orbit(folder: Path, line: dict) -> np.ndarray:
     return _split(strip(views))[: len(paths)]
 
 
-def _tiles(path: Path) -> np.ndarray:
-    with Image.open(path) as row:
-        return _split(row)
+def _tiles(path: Path) -> np.ndarray | None:
+    try:
+        with Image.open(path) as row:
+            return _split(row)
+    except FileNotFoundError:
+        return None
 
 
 def _split(row: Image.Image) -> np.ndarray:

@@ -23,9 +23,11 @@ import main
 from commands import render as command
 from dataset.records import Records
 from dataset.rendering.camera import camera_to_world, orbit_distance
+from dataset.rendering.jsonl import Lines
 from dataset.rendering.light import environment_for
 from dataset.rendering.output import Output
 from utils.config import load_config
+from utils.files import new_file
 from utils.schemas import RenderConfig
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).with_name("standin_worker.py"))]
@@ -179,6 +181,18 @@ def test_failures_are_rendered_again_only_when_asked(tmp_path, monkeypatch):
     assert (tmp_path / "log").read_text() == "b.stl\n" and not (tmp_path / "out/failures.jsonl").read_text()
 
 
+def test_a_sheet_and_a_strip_go_with_what_they_showed(tmp_path):
+    assets, out = make(tmp_path / "assets", {"a": "vanishes"}), tmp_path / "out"
+    run(assets, out)
+    assert (
+        (out / "rejected.png").exists() and not (out / "accepted.png").exists() and any((out / ".rejected").iterdir())
+    )
+    make(assets, {"a": "draws"})
+    run(assets, out, "render.retry_failures=true")
+    assert (out / "accepted.png").exists() and not (out / "rejected.png").exists()
+    assert not any((out / ".rejected").iterdir())
+
+
 def test_files_that_no_renderer_should_see_are_failures_and_the_run_goes_on(tmp_path):
     reasons = make_bad(tmp_path / "assets/bad")
     make(tmp_path / "assets", {"draws": "draws"})
@@ -259,6 +273,34 @@ def test_a_torn_last_line_is_cut_off_and_a_whole_one_kept(tail, left, tmp_path):
     assert text.endswith(b"}\n") and text.count(b"\n") == left
 
 
+def test_lines_are_read_while_another_holds_the_lock_and_only_whole_ones(tmp_path):
+    lines = Lines(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n{"id": "torn", "so')
+    lines.read_on()
+    assert set(lines.places) == {"a"}
+    with open(tmp_path / "a.jsonl", "r+b") as other:  # cuts the torn one off and writes as many bytes of another
+        other.truncate(31)
+    with open(tmp_path / "a.jsonl", "ab") as other:
+        other.write(b'{"id": "b"}\n')
+    lines.read_on()
+    assert set(lines.places) == {"a", "b"} and lines.line("b") == b'{"id": "b"}\n'
+    (tmp_path / "fresh").write_text('{"id": "c"}\n')
+    (tmp_path / "fresh").replace(tmp_path / "a.jsonl")
+    assert not lines.read_to_end(), "replaced since: to be read without the lock first"
+    lines.read_on()
+    assert lines.read_to_end() and set(lines.places) == {"c"}
+    lines.close()
+
+
+def test_torsos_of_killed_writers_are_swept(tmp_path):
+    with pytest.raises(KeyError), new_file(tmp_path / "render.json"):
+        raise KeyError
+    assert not list(tmp_path.iterdir()), "an error leaves none"
+    (tmp_path / ".svd_meta.jsonl.01234567.torso").touch()
+    with Output(tmp_path):
+        assert not list(tmp_path.glob(".*.torso"))
+
+
 def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out").mkdir()
@@ -294,7 +336,7 @@ def child(assets: str, out: str, words: list[str], environment: dict, moment: in
 
         setattr(os, name, watched)
 
-    for name in ("fsync", "rename", "rmdir", "mkdir", "write"):
+    for name in ("fsync", "rename", "replace", "rmdir", "mkdir", "write"):
         watch(name)
     os._exit(run(Path(assets), Path(out), *words))
 
@@ -465,7 +507,10 @@ def test_accelerate_divides_the_list_among_its_processes(tmp_path):
     assert [line["id"] for line in lines(tmp_path / "out/failures.jsonl")] == list("0123456")
 
 
-def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(tmp_path):
+@pytest.mark.parametrize(
+    ("restarts", "words"), [({}, ""), ({"SLURM_RESTART_COUNT": "1"}, " render.retry_failures=false")]
+)
+def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(restarts, words, tmp_path):
     log = tmp_path / "log"
     rendering = (
         f'trap "echo TERM >> {log}; exit 143" TERM\necho "$@" >> {log}\nfor i in $(seq 100); do sleep 0.1; done\n'
@@ -474,7 +519,11 @@ def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(tmp_path):
     (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {log}\n')
     for name in ("python", "scontrol"):
         (tmp_path / name).chmod(0o755)
-    task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    task = {
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    } | restarts
     process = subprocess.Popen(
         ["bash", "accelerate_config/render_slurm.sbatch", "c.yaml", "render.out=o"], env={**os.environ, **task}
     )
@@ -483,4 +532,4 @@ def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(ENDLESS) == 0
-    assert log.read_text().splitlines() == ["main.py render c.yaml render.out=o", "TERM", "requeue 7_3"]
+    assert log.read_text().splitlines() == [f"main.py render c.yaml render.out=o{words}", "TERM", "requeue 7_3"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
     path for folder in ("commands", "dataset", "models", "utils") for path in (ROOT / folder).rglob("*.py")
 )
-PURE_UTILS = {"utils.config", "utils.schemas", "utils.randomness", "utils.schedule", "utils.metrics"}
+PURE_UTILS = {"utils.config", "utils.schemas", "utils.randomness", "utils.schedule", "utils.metrics", "utils.files"}
 LAYERS = {"commands", "dataset", "models", "utils"}
 ONLY_IN = {  # the heavy packages, and the files that may see them
     "accelerate": ("commands/", "utils/run.py", "utils/checkpoint.py", "utils/weights.py", "utils/window.py"),

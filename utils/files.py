@@ -1,19 +1,43 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+TORSOS = ".*.torso"  # what a kill may leave beside a file
 
 
-def write_atomically(path: Path, text: str) -> None:
-    torso = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomically(path: Path, data: str | bytes) -> None:
+    with new_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file beside `path` that takes its place, on the disk too, once the block has ended well."""
+    torso = path.with_name(f".{path.name}.{secrets.token_hex(4)}.torso")  # process ids repeat from machine to machine
     try:
-        torso.write_text(text, encoding="utf-8")
+        with open(torso, "xb") as file:
+            yield file
+        sync([torso])
         torso.replace(path)
+        sync([path.parent])
     finally:
         torso.unlink(missing_ok=True)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Files and folders, to disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dataset.rendering.output import OWN_NAMES
 from utils.config import UserError
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
-OWN_NAMES = ("svd_meta.jsonl", "failures.jsonl", "render.json", "accepted.png", "rejected.png")  # of the output folder
 
 
 @dataclass(frozen=True)

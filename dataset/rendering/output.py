@@ -2,8 +2,9 @@
 
 OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk; then a line in svd_meta.jsonl. Or a line in
 failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does. Its byte 0 is held
-by whoever touches a jsonl, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a folder there whose byte
-is free was left by a killed process, and a machine that shares the file system sees what the others are at.
+by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a folder there
+whose byte is free was left by a killed process, and a machine that shares the file system sees what the others are at. Two more
+bytes are for what takes its time and must not hold up the others: see `alone`.
 """
 
 import errno
@@ -14,15 +15,23 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dataset.rendering.failure import Failure
-from dataset.rendering.jsonl import Lines, sync
+from dataset.rendering.jsonl import Lines
 from utils.config import UserError
+from utils.files import TORSOS, sync, write_atomically
 
-META, FAILURES, SETTINGS, CAMERAS = "svd_meta.jsonl", "failures.jsonl", "render.json", "cameras.json"
-_JSONL_BYTE = 0
+META, FAILURES, SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
+    "svd_meta.jsonl",
+    "failures.jsonl",
+    "render.json",
+    "accepted.png",
+    "rejected.png",
+)
+CAMERAS = "cameras.json"  # of an orbit
+FILES, SHEETS, INDEX = 0, 2**62 + 1, 2**62 + 2  # bytes: OUT's own files, the sheets' drawing, Objaverse's index
 
 
 class Output:
@@ -31,7 +40,8 @@ class Output:
     def __init__(self, folder: Path):
         """Raises UserError if it cannot be written, or its file system knows no locks."""
         self.folder = folder
-        self._threads = threading.Lock()  # the kernel's locks are the process's: they do not part its threads
+        # The kernel's locks are the process's: they do not part its threads.
+        self._threads = {byte: threading.Lock() for byte in (FILES, SHEETS, INDEX)}
         try:
             (folder / ".rendering").mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -55,16 +65,32 @@ class Output:
         os.close(self._lock)
 
     @contextmanager
+    def alone(self, byte: int) -> Iterator[None]:
+        """The only thread of the only process, on any machine, that is at it: FILES, SHEETS or INDEX."""
+        with self._threads[byte], self._kernel_lock(byte):
+            yield
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone with both files, which are read up to their ends."""
-        with self._threads:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, _JSONL_BYTE)
-            try:
-                self._meta.read_on()
-                self._failures.read_on()
-                yield
-            finally:
-                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, _JSONL_BYTE)
+        """Alone with both jsonl files, which are read up to their ends."""
+        files = (self._meta, self._failures)
+        with self._threads[FILES], ExitStack() as stack:
+            while True:
+                for lines in files:
+                    lines.read_on()  # nearly all of it, while others may write
+                stack.enter_context(self._kernel_lock(FILES))
+                if all(lines.read_to_end() for lines in files):
+                    break
+                stack.close()
+            yield
+
+    @contextmanager
+    def _kernel_lock(self, byte: int) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, byte)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, byte)
 
     def finished(self) -> tuple[set[str], dict[str, str]]:
         """The ids that are rendered, and those that failed with their kind."""
@@ -87,6 +113,7 @@ class Output:
                 yield None
             else:
                 shutil.rmtree(folder, ignore_errors=True)  # of one that was killed since we looked
+                self.strip_path(object_id).unlink(missing_ok=True)  # of how it was rendered before
                 folder.mkdir()
                 yield folder
         finally:
@@ -118,10 +145,7 @@ class Output:
         path = self.folder / SETTINGS
         with self.locked():
             if not path.exists():
-                fresh = path.with_name(f".{SETTINGS}")
-                fresh.write_text(json.dumps(now, indent=1) + "\n")
-                sync([fresh])
-                fresh.rename(path)
+                write_atomically(path, json.dumps(now, indent=1) + "\n")
             try:
                 saved = json.loads(path.read_text())
             except ValueError:
@@ -153,14 +177,25 @@ class Output:
             return True
 
     def sample(self, num_lines: int) -> tuple[list[dict], list[dict]]:
-        """Lines of orbits, and of filtered ones, evenly spread over the ids in order. To be called under `locked`."""
-        filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
-        return tuple(
-            [json.loads(lines.line(name)) for name in _spread(sorted(ids), num_lines)]
-            for lines, ids in ((self._meta, self._meta.places), (self._failures, filtered))
-        )
+        """Lines of orbits, and of filtered ones, evenly spread over the ids in order."""
+        with self.locked():
+            filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
+            return tuple(
+                [json.loads(lines.line(name)) for name in _spread(sorted(ids), num_lines)]
+                for lines, ids in ((self._meta, self._meta.places), (self._failures, filtered))
+            )
+
+    def write_sheet(self, name: str, data: bytes | None) -> None:
+        """None: there is nothing to show, and an older sheet would show what is no longer so."""
+        with self.alone(FILES):
+            if data is None:
+                (self.folder / name).unlink(missing_ok=True)
+            else:
+                write_atomically(self.folder / name, data)
 
     def _sweep(self) -> None:
+        for torso in self.folder.glob(TORSOS):  # all are written under the lock that we hold
+            torso.unlink()
         for folder in (self.folder / ".rendering").iterdir():
             if self._take(number := int(folder.name, 16)):
                 shutil.rmtree(folder)
