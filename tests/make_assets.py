@@ -149,8 +149,14 @@ def make_bad(folder: Path) -> dict[str, str]:
         "negative.ply": (ply(mesh).replace(b"vertex 24", b"vertex -24"), "makes no sense"),
         "outside.ply": (
             ply(mesh).replace(b"end_header", b"comment TextureFile /etc/passwd\nend_header"),
-            "'/etc/passwd', which is outside",
+            "not drawn: a .ply's texture",
         ),
+        "faces.ply": (
+            ply(mesh).replace(b"end_header", b"property uchar red\nend_header") + b"\0" * 12,
+            "not drawn: a .ply's red of each face",
+        ),
+        "diffuse.ply": (ply(mesh).replace(b" red", b" diffuse_red"), "not drawn: a .ply's diffuse_red of each vertex"),
+        "trailing.stl": (stl(mesh) + b"junk", "holds 4 bytes beyond the 12 triangles"),
     }
     files |= _bad_libraries(mesh, folder)
     for name, (change, reason) in _BAD_GLTF.items():

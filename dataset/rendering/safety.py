@@ -15,12 +15,14 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from dataset.rendering.companions import companion, obj_libraries, text, unreadable
+from dataset.rendering.failure import Failure
 
 MAX_TEXTURE_PX = 16384  # a side
 _HEADER_BYTES = 1 << 16  # a .ply's header is shorter
 _PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
 _PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
 _BLANKS = bytes(range(33)) + b"\\"
+_PLY_COLOUR = re.compile(r"(?P<kind>[a-z]+_)?(red|green|blue)", re.IGNORECASE)
 # Options of an .mtl's texture lines, and how many numbers follow each, or one word.
 _MTL_NUMBERS = {b"-o": 3, b"-s": 3, b"-t": 3, b"-mm": 2, b"-bm": 1}  # or fewer
 _MTL_WORDS = (b"-blendu", b"-blendv", b"-boost", b"-texres", b"-clamp", b"-imfchan", b"-type", b"-cc")
@@ -114,11 +116,21 @@ def _check_ply(path: Path) -> list[Path]:
     announced, held = _ply_bytes(lines, binary), path.stat().st_size - end.end() + 1  # ASCII needs no last newline
     if announced > held:
         raise unreadable(f"its header announces at least {announced:,} bytes, the file holds {held - 1:,}")
-    names = [" ".join(words[2:]) for words in lines if words[:2] == ["comment", "TextureFile"]]
-    textures = [companion(path.parent, name) for name in names]
-    for texture, name in zip(textures, names):
-        check_texture(texture, f"the texture '{name}'")
-    return textures
+    _check_ply_look(lines)
+    return []
+
+
+def _check_ply_look(lines: list[list[str]]) -> None:
+    """Raises Failure for what both renderers would leave out in silence: of colours they draw the vertices' red, green, blue."""
+    element = ""
+    for words in lines:
+        if words[:1] == ["comment"] and words[1:2] and words[1].lower() == "texturefile":
+            raise Failure("refused", "not drawn: a .ply's texture")
+        if words[:1] == ["element"]:
+            element = words[1]
+        colour = words[:1] == ["property"] and _PLY_COLOUR.fullmatch(words[-1])
+        if colour and (element != "vertex" or colour["kind"]):
+            raise Failure("refused", f"not drawn: a .ply's {words[-1]} of each {element}")
 
 
 def _ply_bytes(lines: list[list[str]], binary: bool) -> int:
@@ -145,13 +157,13 @@ def _check_stl(path: Path) -> list[Path]:
     count = int.from_bytes(head[80:84], "little")
     if len(head) >= 84 and size == 84 + 50 * count:
         return []
-    if re.match(rb"\s*solid\b", head) and b"facet" in head:
+    if re.match(rb"\s*solid\b", head, re.IGNORECASE) and b"facet" in head.lower():
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.rfind(b"endsolid") < 0:
+            if not re.search(rb"endsolid", content[-_HEADER_BYTES:], re.IGNORECASE):
                 raise unreadable("a text .stl that is cut off: no endsolid")
         return []
     if len(head) < 84:
         raise unreadable("not an .stl file: shorter than a header")
-    if size < 84 + 50 * count:
-        raise unreadable(f"announces {count:,} triangles, the file holds {max(0, size - 84) // 50:,}")
-    return []
+    if size > 84 + 50 * count:
+        raise unreadable(f"holds {size - 84 - 50 * count:,} bytes beyond the {count:,} triangles that it announces")
+    raise unreadable(f"announces {count:,} triangles, the file holds {(size - 84) // 50:,}")
