@@ -23,27 +23,18 @@ from dataset.rendering.camera import FOV_DEG, orbit_cameras
 from dataset.rendering.failure import Failure
 from dataset.rendering.filters import why_rejected
 from dataset.rendering.job import Job
-from dataset.rendering.light import environment_for, list_hdris, object_seed
+from dataset.rendering.light import environment_for, fingerprint, list_hdris, object_seed
 from dataset.rendering.objaverse import ObjaverseList
-from dataset.rendering.output import CAMERAS, Output
+from dataset.rendering.output import CAMERAS, INDEX, Output
 from dataset.rendering.safety import check_asset
 from dataset.rendering.worker import Limits, Stopped, run_job
 from utils.config import UserError, to_json
 from utils.schemas import Render, RenderConfig
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
-# What makes the pictures: one folder is one setting of these.
-FIXED_KEYS = (
-    "renderer",
-    "num_views",
-    "size_px",
-    "num_samples",
-    "elevation_min_deg",
-    "elevation_max_deg",
-    "hdris",
-    "seed",
-    "format",
-)
+# What makes the pictures, with the filter section and the maps in `hdris`: one folder is one setting of these.
+ELEVATIONS = ("elevation_min_deg", "elevation_max_deg")
+FIXED_KEYS = ("renderer", "num_views", "size_px", "num_samples", *ELEVATIONS, "seed", "format")
 SAVE_OPTIONS = {"png": {"compress_level": 6}, "webp": {"lossless": True, "exact": True, "quality": 50, "method": 4}}
 ELEVATION_STREAM = 0  # of an object's seed; light.py takes another
 RENDERED, ELSEWHERE = "rendered", "elsewhere"
@@ -57,7 +48,7 @@ def render(cfg: RenderConfig) -> int:
     source = open_assets(render)
     mine = share_of(os.environ).of(source.assets)
     with Output(Path(render.out).expanduser().absolute()) as output, StopSignals() as stop:
-        check_settings(render, output)
+        check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)
         rendered, failed = output.finished()
@@ -96,11 +87,16 @@ def open_assets(render: Render) -> AssetFolder | ObjaverseList:
     return AssetFolder(path)
 
 
-def check_settings(render: Render, output: Output) -> None:
-    """Note what makes the pictures in OUT/render.json. Raises UserError if those in there were made otherwise."""
-    now = {key: value for key, value in to_json(render).items() if key in FIXED_KEYS}
+def check_settings(cfg: RenderConfig, hdris: tuple[Path, ...] | None, output: Output) -> None:
+    """Note in OUT/render.json what makes the pictures, and which are kept. Raises UserError if it says otherwise."""
+    given = to_json(cfg)
+    now = {f"render.{key}": given["render"][key] for key in FIXED_KEYS}
+    now["render.hdris"] = fingerprint(hdris) if hdris else None
+    now |= {f"filter.{key}": value for key, value in given["filter"].items()}
     saved = output.settings(now)
-    changed = [f"render.{key}={saved.get(key)}" for key in FIXED_KEYS if saved.get(key) != now[key]]
+    changed = [f"{key}={saved.get(key)}" for key in now if saved.get(key) != now[key]]
+    if saved.get("render.hdris") and hdris and saved["render.hdris"] != now["render.hdris"]:
+        changed.append(f"other files in {hdris[0].parent} than now ({now['render.hdris']})")
     if changed:
         raise UserError(f"{output.folder} was rendered with {', '.join(changed)}: choose another render.out")
 
@@ -177,7 +173,7 @@ def draw_orbit(asset: Asset, folder: Path, work: Work) -> dict:
     elevation_deg = elevation_of(seed, render)
     names = [f"{view:03d}.{render.format}" for view in range(render.num_views)]
     cameras = orbit_cameras(names, elevation_deg, render.size_px)
-    with work.source.fetched(asset) as fetched:
+    with work.source.fetched(asset, work.output.alone(INDEX)) as fetched:
         check_asset(fetched.path, int(render.max_asset_mib * 2**20))
         np.save(folder / "environment.npy", environment_for(seed, work.hdris))
         job = Job(

@@ -200,7 +200,7 @@ def test_files_that_no_renderer_should_see_are_failures_and_the_run_goes_on(tmp_
         path.rename(path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}"))
     assert run(tmp_path / "assets", tmp_path / "out", "render.sheet_rows=0") == 1
     failed = lines(tmp_path / "out/failures.jsonl")
-    assert len(failed) == len(reasons) and {line["kind"] for line in failed} == {"unreadable"}
+    assert len(failed) == len(reasons) and {line["kind"] for line in failed} <= {"unreadable", "refused"}
     assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == ["draws"]
 
 
@@ -238,10 +238,26 @@ def test_bad_use_is_one_line_and_exit_2(words, message, tmp_path, capsys):
 
 def test_a_folder_keeps_to_its_settings(whole, capsys):
     assets, out, _ = whole
-    words = [f"render.assets={assets}", f"render.out={out}", *SMALL]
+    words = [f"render.assets={assets}", f"render.out={out}", *SMALL, "filter.min_thickness=0", "filter.min_change=0.01"]
     assert main.main(["render", *words, "render.size_px=64", "render.seed=1"]) == 2
-    expected = f"error: {out} was rendered with render.size_px=32, render.seed=0: choose another render.out\n"
-    assert capsys.readouterr().err == expected
+    settings = "render.size_px=32, render.seed=0, filter.min_change=0.0"
+    assert capsys.readouterr().err == f"error: {out} was rendered with {settings}: choose another render.out\n"
+
+
+def test_a_folder_keeps_to_its_environment_maps(tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "draws"})
+    words = [f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", f"render.hdris={tmp_path}/maps", *SMALL]
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/one.hdr").write_bytes(b"one")
+    assert main.main(["render", *words, *NO_FILTER, "render.sheet_rows=0"]) == 0
+    (tmp_path / "maps").rename(tmp_path / "moved")
+    words[2] = f"render.hdris={tmp_path}/moved"
+    assert main.main(["render", *words, *NO_FILTER, "render.sheet_rows=0"]) == 0
+    (tmp_path / "moved/two.hdr").write_bytes(b"two")
+    capsys.readouterr()
+    assert main.main(["render", *words, *NO_FILTER]) == 2
+    error = capsys.readouterr().err
+    assert "was rendered with render.hdris=1 maps, " in error and "other files in " in error and "(2 maps, " in error
 
 
 def test_a_foreign_folder_in_the_way_is_not_touched(tmp_path, capsys):
@@ -405,6 +421,8 @@ from pathlib import Path
 BASE_PATH = {base!r}
 LICENSES = {licenses!r}
 def load_annotations(uids):
+    if os.environ.get("TORN_INDEX"):
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
     return {{uid: {{"license": LICENSES[uid]}} for uid in uids}}
 def load_objects(uids, download_processes):
     if os.environ.get("NO_NETWORK"):
@@ -412,7 +430,12 @@ def load_objects(uids, download_processes):
     path = Path(BASE_PATH, "hf-objaverse-v1/glbs/000-000", uids[0] + ".glb")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_bytes({glb!r})
+        Path(str(path) + ".tmp").write_bytes({glb!r})
+        if os.environ.get("KILLED_FETCHING"):
+            os.kill(os.getpid(), 9)
+        os.rename(str(path) + ".tmp", path)
+    if os.environ.get("KILLED_FETCHED"):
+        os.kill(os.getpid(), 9)
     with open(BASE_PATH + "/log", "a") as log:
         log.write(f"{{len(list(path.parent.iterdir()))}} ")
     return {{uids[0]: str(path)}}
@@ -458,6 +481,39 @@ def test_without_a_network_nothing_is_written_down(objaverse, monkeypatch):
     assert not (objaverse / "out/failures.jsonl").read_text()
     monkeypatch.delenv("NO_NETWORK")
     assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 0
+
+
+def test_a_torn_index_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):
+    monkeypatch.setenv("TORN_INDEX", "1")
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
+    assert not (objaverse / "out/failures.jsonl").read_text()
+    assert "a torn index, remove " in capsys.readouterr().out
+
+
+def test_an_error_of_the_packages_own_is_no_missing_object(objaverse, monkeypatch):
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    monkeypatch.setattr("objaverse.load_annotations", lambda uids: {}["license"])
+    with pytest.raises(KeyError, match="license"):
+        run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0")
+
+
+@pytest.mark.parametrize("moment", ["KILLED_FETCHING", "KILLED_FETCHED"])
+def test_what_a_killed_process_fetched_is_removed_by_the_next(moment, objaverse):
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    code = f"""
+import sys
+sys.path[:0] = {[str(objaverse), str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
+from pathlib import Path
+import test_commands_render as tests
+tests.use_standin(tests.pytest.MonkeyPatch())
+tests.run(Path({str(objaverse / "uids.txt")!r}), Path({str(objaverse / "out")!r}), "render.sheet_rows=0")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, moment: "1"}, timeout=ENDLESS)
+    assert killed.returncode == -signal.SIGKILL
+    cached = objaverse / "cache/hf-objaverse-v1/glbs/000-000"
+    assert len(list(cached.iterdir())) == 1
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 0
+    assert not list(cached.iterdir()) and not list((objaverse / "cache/svd_mv_fetched").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -37,8 +37,8 @@ class AssetFolder:
         check_ids(self.assets)
 
     @contextmanager
-    def fetched(self, asset: Asset) -> Iterator[Fetched]:
-        """The file, for as long as it is needed."""
+    def fetched(self, asset: Asset, index_lock: AbstractContextManager) -> Iterator[Fetched]:
+        """The file, for as long as it is needed. There is no index to lock, unlike with ObjaverseList."""
         yield Fetched(self.root / asset.source, {})
 
 

@@ -41,6 +41,12 @@ def list_hdris(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def fingerprint(hdris: Sequence[Path]) -> str:
+    """Of names and sizes: with a map more or less, most objects get another one."""
+    listed = "\n".join(f"{path.stat().st_size} {path.name}" for path in hdris)
+    return f"{len(hdris)} maps, {hashlib.sha256(listed.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+
+
 def environment_for(seed: int, hdris: Sequence[Path] | None) -> np.ndarray:
     """H 2H 3 of mean radiance MEAN_RADIANCE: one of `hdris`, or without any a sky and lamps, turned by any angle."""
     rng = np.random.default_rng([seed, LIGHT_STREAM])
