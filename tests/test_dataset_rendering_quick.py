@@ -11,7 +11,7 @@ import pytest
 from lamps import lamp
 from PIL import Image
 
-from dataset.rendering import quick, quick_light, quick_worker
+from dataset.rendering import quick, quick_light, quick_worker, triangles
 from dataset.rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
 from dataset.rendering.gltf import Gltf, demands, world_matrices
 from dataset.rendering.gltf_material import linear, srgb
@@ -312,6 +312,27 @@ def test_a_normal_map_leans_the_light(draw):
     assert up > right + 20 and up > left + 20 and down + 20 < min(left, right)
 
 
+@pytest.mark.parametrize("normals", [None, np.float32([[0, 0, 1]] * 4)])
+@pytest.mark.parametrize("skinned", [False, True])
+def test_a_mirrored_node_looks_like_its_mirror_image(draw, normals, skinned):
+    views = []
+    for side in (1, -1):
+        builder = Builder()
+        info = builder.texture([[[230, 128, 180], [26, 128, 180]], [[128, 230, 180], [128, 26, 180]]])
+        material = {"pbrMetallicRoughness": MATT | {"baseColorFactor": [0.3, 0.3, 0.3, 1]}, "normalTexture": info}
+        place = {"skin": 0} if skinned else {"scale": [side, 1, 1]}
+        primitive = builder.mesh(*QUAD, material, normals, QUAD_UV, **place)
+        if skinned:
+            primitive["attributes"]["JOINTS_0"] = builder.accessor([[0] * 4] * 4, np.uint8)
+            primitive["attributes"]["WEIGHTS_0"] = builder.accessor([[1, 0, 0, 0]] * 4)
+            builder.tree |= {"skins": [{"joints": [1]}]}
+            builder.tree["nodes"].append({"scale": [side, 1, 1]})
+        views.append(draw(builder, environment=lamp(FRONT + side * 50, 20))[0].astype(int))
+    plain, mirrored = views
+    assert np.ptp(plain[32, 20:44, 0]) > 30
+    np.testing.assert_allclose(mirrored[:, ::-1], plain, atol=2)
+
+
 def test_emission_shows_in_the_dark(draw):
     builder = Builder()
     glow = {
@@ -379,6 +400,14 @@ def test_an_extension_without_effect_demands_nothing():
     assert demands(builder.tree) == {"alpha OPAQUE"}
 
 
+@pytest.mark.parametrize("kind", ["nodes", "meshes", "textures"])
+def test_an_extension_that_the_file_does_not_announce_is_seen(draw, kind):
+    builder = Builder()
+    builder.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": builder.texture([[[0, 0, 0]]])}), uv=QUAD_UV)
+    builder.tree[kind][0]["extensions"] = {"EXT_mesh_gpu_instancing": {}}
+    assert "EXT_mesh_gpu_instancing" in draw(builder)
+
+
 def test_damage_is_refused_with_the_reason(draw, tmp_path):
     builder = Builder()
     info = builder.texture(np.arange(3072).reshape(32, 32, 3) % 255)
@@ -399,6 +428,20 @@ def test_damage_is_refused_with_the_reason(draw, tmp_path):
     builder.tree["images"] = [{"uri": "missing.png"}]
     assert "missing.png" in draw(builder)
     assert "no triangles" in draw(Builder())
+
+
+def test_damage_names_the_part_and_our_own_mistakes_are_none(draw, monkeypatch):
+    builder = Builder()
+    primitive = builder.mesh(QUAD[0], [[0, 1, 99]], {})
+    assert draw(builder) == "the mesh of node 0 is damaged or incomplete"
+    primitive["material"] = 7
+    assert "its JSON" in draw(builder)
+    builder = Builder()
+    builder.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": {"index": 0}}), uv=QUAD_UV)
+    assert "the texture of a baseColorTexture" in draw(builder)
+    monkeypatch.setattr(triangles, "_packed", lambda *_: np.zeros(3)[7])
+    with pytest.raises(IndexError):
+        draw(builder)
 
 
 def test_sparse_strided_and_quantised_data_are_read(tmp_path):
@@ -443,19 +486,63 @@ def test_every_format_stands_as_its_up_axis_says(draw, tmp_path):
         assert (red > green > blue) if suffix == "ply" else (red == green == blue > 100)
 
 
-def test_an_obj_has_its_texture_and_is_refused_for_what_else_its_mtl_asks(draw, tmp_path):
-    (tmp_path / "asset.obj").write_text(
-        "mtllib asset.mtl\nv -1 1 0\nv -1 -1 0\nv 1 -1 0\nv 1 1 0\nvt 0 1\nvt 0 0\nvt 1 0\nvt 1 1\n"
-        "usemtl paint\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
-    )
+OBJ = "v -1 1 0\nv -1 -1 0\nv 1 -1 0\nv 1 1 0\nvt 0 1\nvt 0 0\nvt 1 0\nvt 1 1\n"
+OBJ_FACES = "usemtl paint\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
+
+
+@pytest.fixture
+def draw_obj(draw, tmp_path):
+    """(lines about the material, environment) -> a view of a square, or the reason why not."""
     (tmp_path / "texture.png").write_bytes(png(CORNERS.repeat(8, 0).repeat(8, 1)))
-    (tmp_path / "asset.mtl").write_text("newmtl paint\nKd 0.2 0.2 0.2\nd 1.0\nmap_Kd texture.png\n")
-    (view,) = draw(tmp_path / "asset.obj")
-    seen = view[np.ix_([20, 44], [20, 44])][..., :3]
+
+    def run(lines, text=f"mtllib asset.mtl\n{OBJ}{OBJ_FACES}", environment=None):
+        (tmp_path / "asset.obj").write_text(text)
+        (tmp_path / "asset.mtl").write_text(f"newmtl paint\n{lines}\n")
+        drawn = draw(tmp_path / "asset.obj", environment=environment)
+        return drawn if isinstance(drawn, str) else drawn[0]
+
+    return run
+
+
+def test_an_obj_has_its_texture_and_is_refused_for_what_else_its_mtl_asks(draw_obj):
+    seen = draw_obj("Kd 0.2 0.2 0.2\nd 1.0\nmap_Kd texture.png")[np.ix_([20, 44], [20, 44])][..., :3]
     assert (seen.argmax(axis=-1) == [[0, 1], [2, 0]]).all() and seen[0, 0, 0] > 200
-    for line in ("map_Bump texture.png", "d 0.5", "Ke 1 1 1"):
-        (tmp_path / "asset.mtl").write_text(f"newmtl paint\nKd 1 1 1\n{line}\n")
-        assert line.split()[0] in draw(tmp_path / "asset.obj")
+    lines = [
+        "map_Bump texture.png",
+        "d 5e-1",
+        "d -halo 0.2",
+        "Tr\t0.9",
+        "Ke 1 1 1",
+        "Pm 1",
+        "Tf 0.2 0.2 0.2",
+        "illum 4",
+    ]
+    for line in (*lines, "map_Kd -s 2 2 1 texture.png", "map_Kd -clamp on texture.png", "MAP_KD texture.png", "Kd 1"):
+        assert f".mtl says of {line.split()[0]}" in draw_obj(f"Kd 1 1 1\n{line}")
+    assert "without texture coordinates" in draw_obj("map_Kd texture.png", f"{OBJ}usemtl paint\nf 1 2 3\n")
+    assert "before the first usemtl" in draw_obj("Kd 1 0 0", f"{OBJ}f 2 3 4\n{OBJ_FACES}")
+
+
+def test_an_obj_is_no_metal_but_matt_as_the_same_gltf(draw, draw_obj):
+    builder, colour, light = Builder(), [0.8, 0.4, 0.2], lamp(FRONT + 30, 20)
+    matt = {"extensions": {"KHR_materials_specular": {"specularFactor": 0}}}
+    builder.mesh(*QUAD, {"pbrMetallicRoughness": MATT | {"baseColorFactor": [*colour, 1]}} | matt)
+    (expected,) = draw(builder, environment=light)
+    assert expected[32, 32, 0] > expected[32, 32, 2] + 50
+    np.testing.assert_array_equal(draw_obj("Kd 0.8 0.4 0.2", environment=light), expected)
+
+
+def test_an_objs_materials_are_found_by_name_in_every_mtl_or_it_is_plain(draw_obj, tmp_path):
+    red = draw_obj("Kd 1 0 0")
+    assert (red[32, 32] == [255, 0, 0, 255]).all()
+    (tmp_path / "other.mtl").write_text("newmtl other\nKd 0 1 0\n")
+    unnamed = OBJ + OBJ_FACES  # asset.mtl lies beside asset.obj
+    indented = f"  mtllib other.mtl\n\tmtllib asset.mtl\n{OBJ}# usemtl other\n  usemtl\tpaint \nf 1 2 3 4\n"
+    for text in (unnamed, indented, f"mtllib other.mtl asset.mtl\n{OBJ}{OBJ_FACES}"):
+        np.testing.assert_array_equal(draw_obj("Kd 1 0 0", text), red)
+    plain = draw_obj("Kd 1 0 0", f"{OBJ}f 1 2 3 4\n")
+    assert len({*plain[32, 32, :3]}) == 1 and plain[32, 32, 0] > 200
+    np.testing.assert_array_equal(draw_obj("Kd 1 0 0", f"{OBJ}usemtl unheard of\nf 1/1 2/2 3/3 4/4\n"), plain)
 
 
 def test_the_worker_runs_from_anywhere_and_a_missing_library_is_one_line(tmp_path, monkeypatch):

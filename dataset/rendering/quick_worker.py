@@ -10,18 +10,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.rendering.camera import focal_length_px, orbit_distance
+from dataset.rendering.failure import Failure
 from dataset.rendering.gltf_material import dot, lobe, mirrored_part, srgb, unit
 from dataset.rendering.job import Job, read_job
 from dataset.rendering.quick_light import EPSILON, Sky, light_up, look_up
 from dataset.rendering.triangles import OPENNESS, POSITION, Asset, load
 
-RAYS_AT_ONCE, MAX_LAYERS, ROUGH = (
-    1 << 18,
-    64,
-    0.4,
-)  # ROUGH: from there on, no single ray is asked what a surface mirrors
-# What a file can be wrong in: its values, their types, names that point nowhere, an image.
-DAMAGE = (ValueError, TypeError, AttributeError, LookupError, OSError, SyntaxError, Image.DecompressionBombError)
+RAYS_AT_ONCE, MAX_LAYERS = 1 << 18, 64
+ROUGH = 0.4  # from there on, no single ray is asked what a surface mirrors
 
 
 def main(job_path: str) -> None:
@@ -29,8 +25,8 @@ def main(job_path: str) -> None:
     side = max(1, round(job.num_samples**0.5))
     try:
         asset = load(Path(job.asset), focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg))
-    except DAMAGE as error:
-        refused = " ".join((str(error) if type(error) is ValueError else repr(error)).split())
+    except Failure as failure:
+        refused = failure.reason
     else:
         scene = Scene(asset, np.load(job.environment))
         for index, matrix in enumerate(job.camera_to_world):

@@ -1,11 +1,10 @@
 """An asset as triangles in the world, with what a renderer needs at their corners, and its materials at any spot.
 
-Every face is drawn from both sides; occlusion textures and the file's tangents are not used. .obj, .ply and .stl come as the glTF
-that trimesh makes of them: the first is y up, the others z up. What cannot be drawn right is a ValueError.
+Every face is drawn from both sides; occlusion textures and the file's tangents are not used. .glb, .gltf and .obj are y up, .ply
+and .stl z up. What cannot be drawn right is a Failure.
 """
 
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,11 @@ from PIL import Image
 
 from dataset.rendering import gltf_material
 from dataset.rendering.camera import RADIUS
-from dataset.rendering.gltf import Gltf, demands, primitives, texture_infos
+from dataset.rendering.conversion import converted
+from dataset.rendering.gltf import Gltf, demands, primitives, reading, refused, texture_infos
 from dataset.rendering.gltf_material import NEAREST, Texture, linear
 
 DRAWN = gltf_material.DRAWN | {"KHR_mesh_quantization", "EXT_texture_webp", "skin", "morph targets"}
-# Lines of an .mtl beyond Kd and map_Kd: other textures, transparency, emission.
-BEYOND_KD = re.compile(
-    r"^\s*(?:map_(?!K[ad]\s)\w+|bump|disp|norm|refl|decal|d\s+[0.]|Tr\s(?![0.\s]*$)|Ke\s(?![0.\s]*$))", re.M
-)
 # Columns of a corner. OPENNESS is the light that arrives over the light that would without the object, in front of the face (r g b)
 # and behind it.
 POSITION, NORMAL, UV, COLOUR, TANGENTS, OPENNESS = map(slice, (0, 3, 6, 10, 14, 20), (3, 6, 10, 14, 20, 26))
@@ -51,21 +47,22 @@ class Asset:
 
 def load(path: Path, texels_per_unit: float) -> Asset:
     """Textures with more than `texels_per_unit` on a unit of the surface are brought down to it, or they would flicker."""
-    converted = path.suffix.lower() not in (".glb", ".gltf")
-    gltf = _converted(path) if converted else Gltf(path.read_bytes(), path.parent)
-    unable = sorted(demands(gltf.tree) - DRAWN)
+    foreign = path.suffix.lower() not in (".glb", ".gltf")
+    gltf = converted(path) if foreign else Gltf(path.read_bytes(), path.parent)
+    with reading("its JSON"):
+        unable = sorted(demands(gltf.tree) - DRAWN)
     if unable:
-        raise ValueError(f"not drawn: {', '.join(unable)}")
+        raise refused(f"not drawn: {', '.join(unable)}")
     parts = [(named, index) for named, index in primitives(gltf) if len(named["POSITION"])]
-    for named in (named for named, _ in parts if converted and "COLOR_0" in named):
+    for named in (named for named, _ in parts if foreign and "COLOR_0" in named):
         named["COLOR_0"] = linear(named["COLOR_0"])  # bytes of sRGB there, fractions of light in glTF
     if not parts:
-        raise ValueError("no triangles")
+        raise refused("no triangles")
     ends = np.array([[function(named["POSITION"], axis=(0, 1)) for function in (np.min, np.max)] for named, _ in parts])
     centre = (ends[:, 0].min(axis=0) + ends[:, 1].max(axis=0)) / 2
     farthest = np.max([np.linalg.norm(named["POSITION"] - centre, axis=-1).max() for named, _ in parts])
     if not 0 < farthest < np.inf:
-        raise ValueError("no extent, or positions that are no numbers")
+        raise refused("no extent, or positions that are no numbers")
     up = Z_UP if path.suffix.lower() in (".ply", ".stl") else Y_UP
     corners = np.concatenate([_packed(named, centre, RADIUS / farthest, up) for named, _ in parts])
     counts, bare = [len(named["POSITION"]) for named, _ in parts], len(gltf.tree.get("materials", []))
@@ -78,26 +75,6 @@ def load(path: Path, texels_per_unit: float) -> Asset:
             corners[chosen, :, TANGENTS] = _tangents(corners[chosen], asset.textures[index]["normalTexture"])[:, None]
     _cut(asset)
     return asset
-
-
-def _converted(path: Path) -> Gltf:
-    import trimesh
-
-    text = path.read_text(errors="replace") if path.suffix.lower() == ".obj" else ""
-    libraries = [path.parent / name.strip() for name in re.findall(r"^mtllib\s+(.+)", text, re.M)]
-    beyond = sorted(
-        {line.strip() for library in libraries for line in BEYOND_KD.findall(library.read_text(errors="replace"))}
-    )
-    if beyond:
-        raise ValueError(f"not drawn: what its .mtl says of {', '.join(beyond)}")
-    gltf = Gltf(trimesh.load_scene(path, process=False).export(file_type="glb"), path.parent)
-    for primitive in (primitive for mesh in gltf.tree.get("meshes", []) for primitive in mesh["primitives"]):
-        if not libraries:  # trimesh gives texture coordinates a material of their own
-            primitive.pop("material", None)
-    for pbr in (material["pbrMetallicRoughness"] for material in gltf.tree.get("materials", [])):
-        if "baseColorTexture" in pbr:  # Blender, too, takes map_Kd for Kd, not times Kd
-            pbr.pop("baseColorFactor", None)
-    return gltf
 
 
 def _packed(named: dict, centre: np.ndarray, scale: float, up: np.ndarray) -> np.ndarray:
@@ -122,13 +99,8 @@ def _textures(gltf: Gltf, material: dict, corners: np.ndarray, texels_per_unit: 
     for name, info in texture_infos(material):
         if name == "occlusionTexture" or not area:
             continue
-        entry = gltf.tree["textures"][info["index"]]
-        source = entry.get("extensions", {}).get("EXT_texture_webp", entry)["source"]
-        image = Image.open(io.BytesIO(gltf.image(source)))
-        if image.mode.startswith("I"):
-            raise ValueError("not drawn: a texture of 16-bit grey")
-        image = image.convert("RGBA")
-        sampler = gltf.tree["samplers"][entry["sampler"]] if "sampler" in entry else {}
+        with reading(f"the texture of a {name}"):
+            image, sampler = _image(gltf, gltf.tree["textures"][info["index"]])
         texture = found[name] = Texture(np.asarray(image), info, sampler)
         texels = (
             np.abs(np.linalg.det(np.diff(texture.place(corners[..., UV]), axis=1))).sum() * image.width * image.height
@@ -142,6 +114,15 @@ def _textures(gltf: Gltf, material: dict, corners: np.ndarray, texels_per_unit: 
             texture.texels = np.asarray(pieces[0] if covers else Image.merge("RGBA", pieces))
             texture.sampler = {key: value for key, value in sampler.items() if value != NEAREST}
     return found
+
+
+def _image(gltf: Gltf, texture: dict) -> tuple[Image.Image, dict]:
+    """And its sampler."""
+    source = texture.get("extensions", {}).get("EXT_texture_webp", texture)["source"]
+    image = Image.open(io.BytesIO(gltf.image(source)))
+    if image.mode.startswith("I"):
+        raise refused("not drawn: a texture of 16-bit grey")
+    return image.convert("RGBA"), gltf.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}
 
 
 def _tangents(corners: np.ndarray, texture: Texture) -> np.ndarray:
