@@ -2,6 +2,7 @@
 executable, as render.executable does."""
 
 import base64
+import io
 import json
 import os
 import sys
@@ -9,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 from lamps import lamp
+from make_assets import texture
+from PIL import Image
 
 from dataset.rendering import blender
 from dataset.rendering.camera import FOV_DEG, RADIUS, camera_to_world, focal_length_px, orbit_distance, project
@@ -76,7 +79,7 @@ def write_gltf(path, vertices, faces, nodes=None, **more):
     blob, views, accessors = b"", [], []
     for array in arrays:
         views.append({"buffer": 0, "byteOffset": len(blob), "byteLength": array.nbytes})
-        kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
+        kind = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
         component = 5125 if array.dtype == np.uint32 else 5126
         accessors.append({"bufferView": len(views) - 1, "componentType": component, "count": len(array), "type": kind})
         accessors[-1] |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
@@ -274,6 +277,30 @@ REFUSED = {
         "no mesh",
     ),
     "dot.obj": ("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "no extent|no mesh"),
+    "huge.obj": ("v 0 0 0\nv 1e30 0 0\nv 0 1e30 0\nf 1 2 3\n", "size is 7e[+]29"),
+    "tiny.obj": ("v 0 0 0\nv 1e-30 0 0\nv 0 1e-30 0\nf 1 2 3\n", "size is 7e-31"),
+    "two.obj": ("mtllib pink.mtl red.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not several: pink.mtl red.mtl"),
+    "twice.obj": (
+        "mtllib red.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl red\nf 1 2 3\nusemtl blue\nf 6 5 4\n",
+        "faces that lie on each other",
+    ),
+    "above.obj": (
+        "mtllib above.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl a\nf 1/1 2/1 3/1\n",
+        "outside its folder",
+    ),
+    "capital.gltf": (
+        json.dumps(
+            {
+                "asset": {"version": "2.0"},
+                "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+                "nodes": [{"mesh": 0}],
+                "scenes": [{"nodes": [0]}],
+                "accessors": [{"componentType": 5126, "count": 3, "type": "VEC3", "min": [0] * 3, "max": [0] * 3}],
+                "images": [{"uri": "DATA:image/png;base64,"}],
+            }
+        ),
+        "a data URI that starts with DATA:image/png",
+    ),
     "pink.obj": ("mtllib pink.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl a\nf 1/1 2/1 3/1\n", r"texture gone\.png"),
 }
 
@@ -281,10 +308,14 @@ REFUSED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_blender_cannot_draw_is_refused_with_the_reason(tmp_path, render, name):
-    (tmp_path / "pink.mtl").write_text("newmtl a\nmap_Kd gone.png\n")
-    (tmp_path / name).write_text(REFUSED[name][0])
+    (tmp_path / "asset").mkdir()
+    (tmp_path / "asset/pink.mtl").write_text("newmtl a\nmap_Kd gone.png\n")
+    (tmp_path / "asset/red.mtl").write_text("newmtl red\nKd 1 0 0\nnewmtl blue\nKd 0 0 1\n")
+    (tmp_path / "asset/above.mtl").write_text("newmtl a\nmap_Kd ../above.png\n")
+    (tmp_path / "above.png").write_bytes(texture(0))
+    (tmp_path / "asset" / name).write_text(REFUSED[name][0])
     with pytest.raises(Failure, match=REFUSED[name][1]) as failure:
-        render(tmp_path / name, cameras((0, 0)))
+        render(tmp_path / "asset" / name, cameras((0, 0)))
     assert failure.value.kind == "refused"
 
 
@@ -314,6 +345,106 @@ def test_the_quick_renderer_has_blenders_silhouettes_and_light(tmp_path, render)
             assert iou(slow[..., 3] > 0.5, fast[..., 3] > 0.5) > 0.98
             solid = (slow[..., 3] == 1) & (fast[..., 3] == 1)
             assert abs(slow - fast)[solid].mean() < 0.05
+
+
+def both(render, asset, to_world, environment):
+    """-> Blender's views and the quick renderer's, V size size 4; the silhouettes are the same."""
+    from dataset.rendering import quick
+
+    pair = [render(asset, to_world, environment, renderer) for renderer in (blender, quick)]
+    for slow, fast in zip(*pair):
+        assert iou(slow[..., 3] > 0.5, fast[..., 3] > 0.5) > 0.97
+    return pair
+
+
+def corner_colours(view):
+    """4 3: upper left, upper right, lower left, lower right quarter of what is drawn: the mean, away from their edges."""
+    y, x = (np.nonzero((view[..., 3] > 0.5).any(axis=axis))[0][[0, -1]] for axis in (1, 0))
+    thirds = [[round(low + part * (high - low)) for part in (0.15, 0.35, 0.65, 0.85)] for low, high in (y, x)]
+    (a, b, c, d), (e, f, g, h) = thirds
+    return np.array(
+        [
+            view[rows, columns, :3].mean(axis=(0, 1))
+            for rows in (slice(a, b), slice(c, d))
+            for columns in (slice(e, f), slice(g, h))
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["", "mtllib paint.mtl", " mtllib paint.mtl"])
+def test_an_objs_materials_are_blenders_in_the_quick_renderer(tmp_path, render, library):
+    """Four squares: a colour, a texture, and two materials that are nowhere. Under a lamp, metal would be dark."""
+    squares = np.zeros((2, 2, 3), np.uint8)
+    squares[:] = (30, 160, 60)
+    Image.fromarray(squares).save(tmp_path / "green.png")
+    (tmp_path / "paint.mtl").write_text("newmtl red\nKd 0.6 0.1 0.1\nnewmtl green\nKd 0.3 0.3 0.3\nmap_Kd green.png\n")
+    name = "card" if library else "paint"  # the .mtl that has the .obj's name is read, too
+    lines, first = [library, "vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1"], 1
+    for material, (x, y) in zip(("none", "red", "green", "lost"), ((0, 1), (1, 1), (0, 0), (1, 0))):
+        lines += [f"v {x + dx} {y + dy} 0" for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        lines += [f"usemtl {material}", "f " + " ".join(f"{first + corner}/{1 + corner}" for corner in range(4))]
+        first += 4
+    (tmp_path / f"{name}.obj").write_text("\n".join(lines) + "\n")
+    slow, fast = both(render, tmp_path / f"{name}.obj", cameras((270, 10)), lamp(-90, 40, 25))
+    colours = corner_colours(slow[0])
+    assert colours[1, 0] > 2 * colours[1, 1] and colours[2, 1] > 2 * colours[2, 0]  # red, green
+    assert abs(colours - corner_colours(fast[0])).max() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True])
+def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
+    """The second time wound the other way, in the same mesh or in a node of its own."""
+    points, faces = sphere(20, 40)
+    matt = {"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.5, 0.5, 1], "metallicFactor": 0, "roughnessFactor": 1}}
+    single = write_gltf(
+        tmp_path / "single.gltf", points, faces, material=matt, attributes={"NORMAL": 2}, arrays=[points]
+    )
+    if apart:
+        more = {"arrays": [points], "nodes": [{"mesh": 0}, {"mesh": 0}]}
+        double = write_gltf(tmp_path / "double.gltf", points, faces, material=matt, attributes={"NORMAL": 2}, **more)
+    else:
+        more = {"arrays": [np.concatenate([points, -points])], "attributes": {"NORMAL": 2}}
+        both_ways = np.concatenate([faces, faces[:, ::-1] + len(points)])
+        double = write_gltf(tmp_path / "double.gltf", np.tile(points, (2, 1)), both_ways, material=matt, **more)
+    to_world, light = cameras((20, 20)), lamp(60, 30, 25)
+    slow, fast = both(render, double, to_world, light)
+    expected = render(single, to_world, light)
+    solid = (slow[..., 3] == 1) & (fast[..., 3] == 1)
+    assert expected[solid][:, :3].max() > 0.5
+    assert abs(slow - expected)[solid].mean() < 0.01
+    assert abs(slow - fast)[solid].mean() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [[1, 1, 1], [-1, 1, 1], [-1, -1, -1], [1, -1, 1]])
+def test_normal_maps_bend_as_in_blender_also_in_mirrored_nodes(tmp_path, render, scale):
+    """A card, the left half of which leans to its right and the upper half of which leans up, seen and lit from the front."""
+    texels = np.zeros((8, 8, 3), np.uint8)
+    texels[..., 2], texels[..., 0], texels[..., 1] = 220, 128, 128
+    texels[:, :4, 0], texels[:4, :, 1] = 210, 210
+    buffer = io.BytesIO()
+    Image.fromarray(texels).save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    matt = {"pbrMetallicRoughness": {"baseColorFactor": [0.4, 0.4, 0.4, 1], "metallicFactor": 0, "roughnessFactor": 1}}
+    asset = write_gltf(
+        tmp_path / "card.gltf",
+        [(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)],
+        [(0, 1, 2), (0, 2, 3)],
+        nodes=[{"mesh": 0, "scale": scale}],
+        arrays=[np.tile([0.0, 0, 1], (4, 1)), [(0, 1), (1, 1), (1, 0), (0, 0)]],
+        attributes={"NORMAL": 2, "TEXCOORD_0": 3},
+        material=matt | {"normalTexture": {"index": 0}},
+        textures=[{"source": 0, "sampler": 0}],
+        samplers=[{"magFilter": 9728}],
+        images=[{"uri": uri}],
+    )
+    for lamp_deg in ((-50, 20), (-110, 50)):
+        slow, fast = both(render, asset, cameras((270, 0)), lamp(*lamp_deg, 20))
+        colours = corner_colours(slow[0])
+        assert np.ptp(colours) > 0.05, "the test's map is not seen"
+        assert abs(colours - corner_colours(fast[0])).max() < 0.06, (lamp_deg, colours, corner_colours(fast[0]))
 
 
 def stand_in(folder, name, script="exit 0"):

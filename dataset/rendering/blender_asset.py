@@ -14,7 +14,9 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
+from dataset.rendering.blender_doubles import drop_doubles
 from dataset.rendering.camera import RADIUS
+from dataset.rendering.companions import is_data, shared_library_lines
 from dataset.rendering.gltf import Gltf, demands
 
 # The extensions of glTF's look and shape that Blender's importer reads; of others it would draw the fallback, and say nothing.
@@ -25,6 +27,8 @@ DRAWN_MATERIALS = {
         "unlit", "volume",
     )
 }  # fmt: skip
+NODES_DEEP = 20_000
+MOST = 1e15  # a larger object, or a smaller one than 1 / MOST, leaves Blender's single precision
 
 
 class Refused(Exception):
@@ -33,15 +37,19 @@ class Refused(Exception):
 
 def load(path: Path) -> None:
     """Raises Refused for what is damaged, or asks for what Blender does not draw."""
+    if path.suffix.lower() == ".obj" and (several := shared_library_lines(path)):
+        raise Refused(f"Blender reads one .mtl of a line, not several: {several[0]}")
     try:
         IMPORTERS[path.suffix.lower()](filepath=str(path))
     except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
         raise Refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
     if path.suffix.lower() in (".glb", ".gltf"):
-        _check_demands(demands(Gltf(path.read_bytes(), path.parent).tree))
+        tree = Gltf(path.read_bytes(), path.parent).tree
+        _check_data_uris(tree)
+        _check_demands(demands(tree))
     for thing in bpy.data.objects:
         thing.hide_render |= thing.type == "LIGHT"
-    _check_textures()
+    _check_textures(path.parent.resolve())
     _paint_bare_meshes()
 
 
@@ -65,6 +73,7 @@ class _Skipped(logging.Handler):
 
 
 def _load_gltf(filepath: str) -> None:
+    sys.setrecursionlimit(NODES_DEEP)  # the importer recurses from node to node, and Python's own limit is a thousand
     sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = _AtRest
     skipped = _Skipped()
     logging.getLogger("glTFImporter_errors").addHandler(skipped)
@@ -90,9 +99,22 @@ def _check_demands(wanted: set[str]) -> None:
         raise Refused(f"Blender does not draw: {', '.join(sorted(wrong))}")
 
 
-def _check_textures() -> None:
-    """Blender draws a texture that it cannot read in pink, and one of an unknown kind in black."""
+def _check_data_uris(tree: dict) -> None:
+    """Blender draws nothing of an image's data that is written in another way, and does not say so."""
+    for item in [*tree.get("buffers", []), *tree.get("images", [])]:
+        uri = item.get("uri", "")
+        if is_data(uri) and not (uri.startswith("data:") and ";base64," in uri):
+            raise Refused(f"Blender does not read a data URI that starts with {uri[:40]}")
+
+
+def _check_textures(folder: Path) -> None:
+    """Blender draws a texture that it cannot read in pink, and one of an unknown kind in black. It looks for an .obj's textures by
+    rules of its own, so whatever was found has to be in `folder`."""
     for image in bpy.data.images:
+        if image.filepath and not image.packed_file:
+            found = Path(bpy.path.abspath(image.filepath)).resolve()
+            if not found.is_relative_to(folder):
+                raise Refused(f"the texture {image.name} is outside its folder")
         if image.source != "GENERATED" and not (image.size[0] and image.size[1]):
             raise Refused(f"the texture {image.name} is missing or cannot be read")
     for material in bpy.data.materials:
@@ -117,12 +139,17 @@ def _paint_bare_meshes() -> None:
 
 
 def normalise(scene) -> None:
-    """The drawn faces' bounding box comes to the origin, its farthest vertex to RADIUS."""
-    points = _drawn_points()
+    """The drawn faces' bounding box comes to the origin, its farthest vertex to RADIUS. Of faces on each other one stays."""
+    drawn = _drawn()
+    points = np.concatenate([_of_faces(mesh, points) for _, mesh, points in drawn])
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     farthest = np.linalg.norm(points - centre, axis=1).max()
     if not farthest > 0:
         raise Refused("the object has no extent, or vertices that are no numbers")
+    if not 1 / MOST < farthest < MOST:
+        raise Refused(f"the object's size is {farthest:.0e}, beyond what Blender computes with")
+    if not drop_doubles(drawn):
+        raise Refused("faces that lie on each other, with different materials")
     scale = RADIUS / farthest
     stand = bpy.data.objects.new("stand", None)
     scene.collection.objects.link(stand)
@@ -132,22 +159,27 @@ def normalise(scene) -> None:
     _scale_volumes(scale)
 
 
-def _drawn_points() -> np.ndarray:
-    """N 3: the vertices of all faces that are rendered, modifiers and skins applied, in the world."""
-    clouds = []
+def _drawn() -> list[tuple]:
+    """(object, mesh, N 3: its vertices in the world) of all that is rendered and has faces, modifiers and skins applied."""
+    found = []
     for instance in bpy.context.evaluated_depsgraph_get().object_instances:
         thing = instance.object
         if thing.type != "MESH" or thing.hide_render or not len(thing.data.polygons):
             continue
         points = np.empty(len(thing.data.vertices) * 3, np.float32)
-        corners = np.empty(len(thing.data.loops), np.int32)
         thing.data.vertices.foreach_get("co", points)
-        thing.data.loops.foreach_get("vertex_index", corners)
         matrix = np.array(instance.matrix_world)
-        clouds.append(points.reshape(-1, 3)[np.unique(corners)] @ matrix[:3, :3].T + matrix[:3, 3])
-    if not clouds:
+        found.append((thing.original, thing.data, points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]))
+    if not found:
         raise Refused("no mesh with faces")
-    return np.concatenate(clouds)
+    return found
+
+
+def _of_faces(mesh, points: np.ndarray) -> np.ndarray:
+    """Without the vertices of loose points and edges."""
+    corners = np.empty(len(mesh.loops), np.int32)
+    mesh.loops.foreach_get("vertex_index", corners)
+    return points[np.unique(corners)]
 
 
 def see_through() -> bool:

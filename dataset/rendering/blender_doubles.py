@@ -1,0 +1,81 @@
+"""Faces that lie on each other, in Blender's scene: some files have every face twice, so that both sides are drawn.
+
+To a path tracer such faces stand in each other's shadow, and are black.
+"""
+
+import bmesh
+import bpy
+import numpy as np
+
+_STEPS = 1 << 20  # of the scene's extent: corners within one are the same
+
+
+def drop_doubles(drawn: list[tuple]) -> bool:
+    """Leaves the first of the faces that have the same corners in the world; `drawn`: (object, evaluated mesh, N 3 its vertices in
+    the world). -> False, and nothing done, if such faces have different materials."""
+    low = np.min([points.min(axis=0) for _, _, points in drawn], axis=0)
+    extent = np.max([(points - low).max() for _, _, points in drawn])
+    keys, paints, places = [], [], [0]
+    for thing, mesh, points in drawn:
+        keys.append(_face_keys(mesh, np.int64(np.round((points - low) * (_STEPS / extent)))))
+        paints.append(_paints(thing, mesh))
+        places.append(places[-1] + len(keys[-1]))
+    keys, paints = np.concatenate(keys), np.concatenate(paints)
+    _, first, where = np.unique(keys, return_index=True, return_inverse=True)
+    double = (first[where] != np.arange(len(keys))) & (keys != 0)
+    if (paints[first[where]] != paints)[double].any():
+        return False
+    extra = [double[start:end] for start, end in zip(places, places[1:])]
+    for (thing, _, _), faces in zip(drawn, extra):
+        if faces.any():
+            _delete(thing, faces)
+    return True
+
+
+def _face_keys(mesh, corners: np.ndarray) -> np.ndarray:
+    """F uint64: a hash of the set of a face's corners (N 3, whole numbers); 0 if two neighbours of them are the same."""
+    starts, vertices = _read(mesh.polygons, "loop_start", np.int32), _read(mesh.loops, "vertex_index", np.int32)
+    hashes = _mixed((corners @ (1, 1 << 21, 1 << 42)).astype(np.uint64))[vertices]
+    following = np.roll(hashes, -1)
+    following[np.append(starts[1:], len(hashes)) - 1] = hashes[starts]
+    pinched = np.logical_or.reduceat(hashes == following, starts)
+    return np.where(pinched, np.uint64(0), np.add.reduceat(hashes, starts))
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """uint64 to evenly spread uint64, for sums of them to tell sets apart: splitmix64 (Steele et al. 2014)."""
+    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def _paints(thing, mesh) -> np.ndarray:
+    """F: which material a face has, a number for each in the file; -1 for none."""
+    slots = [bpy.data.materials.find(slot.material.name) if slot.material else -1 for slot in thing.material_slots] or [
+        -1
+    ]
+    return np.array(slots)[np.minimum(_read(mesh.polygons, "material_index", np.int32), len(slots) - 1)]
+
+
+def _delete(thing, faces: np.ndarray) -> None:
+    """With the corners' normals kept: Blender has them relative to the faces around, which change."""
+    if thing.data.users > 1:
+        thing.data = thing.data.copy()
+    mesh = thing.data
+    kept = np.repeat(~faces, _read(mesh.polygons, "loop_total", np.int32))
+    normals = _read(mesh.corner_normals, "vector", np.float32, 3)[kept] if mesh.has_custom_normals else None
+    editable = bmesh.new()
+    editable.from_mesh(mesh)
+    editable.faces.ensure_lookup_table()
+    bmesh.ops.delete(editable, geom=[editable.faces[index] for index in np.nonzero(faces)[0]], context="FACES_ONLY")
+    editable.to_mesh(mesh)
+    editable.free()
+    if normals is not None and len(normals):
+        mesh.normals_split_custom_set(normals)
+
+
+def _read(items, name: str, dtype, width: int = 1) -> np.ndarray:
+    values = np.empty(len(items) * width, dtype)
+    items.foreach_get(name, values)
+    return values.reshape(-1, width) if width > 1 else values
