@@ -347,6 +347,14 @@ def test_the_quick_renderer_has_blenders_silhouettes_and_light(tmp_path, render)
             assert abs(slow - fast)[solid].mean() < 0.05
 
 
+@pytest.mark.slow
+def test_nodes_may_stand_thousands_deep(tmp_path, render):
+    nodes = [{"children": [below]} for below in range(1, 3000)] + [{"mesh": 0}]
+    y_up = np.stack([WEDGE[:, 0], WEDGE[:, 2], -WEDGE[:, 1]], axis=1)
+    view = render(write_gltf(tmp_path / "deep.gltf", y_up, WEDGE_FACES, nodes, roots=[0]), cameras((20, 10)))[0]
+    assert iou(view[..., 3] > 0.5, hull_mask(normalised(WEDGE), cameras((20, 10))[0])) > 0.98
+
+
 def both(render, asset, to_world, environment):
     """-> Blender's views and the quick renderer's, V size size 4; the silhouettes are the same."""
     from dataset.rendering import quick
