@@ -23,9 +23,8 @@ from commands.validation import HeldOut, encode_held_out, input_repeated, per_vi
 from dataset.records import OrbitRecord, Records, file_name, read_lines
 from dataset.views import WHITE, load_orbit
 from models.perceptual import Metric, Unavailable, load_clip, load_lpips
-from models.svd import read_json
 from utils.checkpoint import checksums
-from utils.config import UserError
+from utils.config import UserError, read_json
 from utils.files import write_atomically
 from utils.metrics import mse, psnr, ssim
 from utils.randomness import generator

@@ -10,8 +10,7 @@ import torch
 
 from commands.trained import Trained
 from commands.validation import over_views
-from models.svd import read_json
-from utils.config import UserError, read_yaml
+from utils.config import UserError, read_json, read_yaml
 from utils.files import write_atomically
 from utils.page import evaluation_page
 from utils.schemas import Data, Evaluate

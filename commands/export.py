@@ -8,9 +8,9 @@ from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from commands.trained import RECIPE, Trained, find_trained, require_elevation
-from models.svd import load_part, load_scheduler, load_unet, read_json, save_layout
+from models.svd import load_part, load_scheduler, load_unet, save_layout
 from utils.checkpoint import META
-from utils.config import UserError
+from utils.config import UserError, read_json
 from utils.files import new_folder
 from utils.schemas import ExportConfig
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from commands.validation import sample_orbits
 from models.conditioning import Conditioning
-from models.svd import Base, Svd, find_base, load_svd, read_json
+from models.svd import Base, Svd, find_base, load_svd
 from utils.checkpoint import META, checkpoints, read_meta
-from utils.config import Section, UserError
+from utils.config import Section, UserError, read_json
 from utils.schemas import Data, Model, Noise, Sampling, Source
 from utils.weights import lend_unet
 

@@ -20,7 +20,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
-from utils.config import UserError
+from utils.config import UserError, read_json
 from utils.schemas import Model
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
@@ -157,18 +157,6 @@ def _as_user_error(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{folder}: cannot be loaded: {reason[0]}") from error
-
-
-def read_json(path: Path, *keys: str) -> dict:
-    """A JSON object that has `keys`. Raises UserError with the path."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise UserError(f"{path}: does not say {', '.join(missing)}")
-    return content
 
 
 def read_layout(unet_folder: Path, config) -> tuple[str, ...]:

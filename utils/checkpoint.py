@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from utils.config import Section, UserError, to_json
 from utils.ema import Ema
+from utils.files import sync
 from utils.schemas import Train
 from utils.weights import full_weights, is_deepspeed
 
@@ -165,10 +166,10 @@ def save_checkpoint(run_folder: Path, meta: dict, training: Training) -> Path:
         if main:
             about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(torso)}
             (torso / META).write_text(json.dumps(meta | about, indent=1) + "\n")
-            _sync_to_disk(torso)
+            sync([*torso.rglob("*"), torso])
             _hide(final)
             torso.rename(final)
-            _sync_to_disk(final.parent, files=False)
+            sync([final.parent])
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
         kept = checkpoints(run_folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
@@ -283,12 +284,3 @@ def _hide(checkpoint: Path) -> None:
 def _versions() -> dict[str, str]:
     packages = ("torch", "diffusers", "transformers", "accelerate", "deepspeed")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _sync_to_disk(folder: Path, files: bool = True) -> None:
-    for path in [*(folder.rglob("*") if files else ()), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
