@@ -25,7 +25,6 @@ class Trained:
     folder: Path  # the checkpoint, or the exported folder
     base: Base
     model: Model
-    noise: Noise
     data: Data
     recipe: dict  # step, samples, config, versions, object_fill
     weights: str  # ema | raw
@@ -70,8 +69,10 @@ def _of_export(folder: Path, source: Source) -> Trained:
 
 
 def _trained(folder: Path, base: Base, model: Model, recipe: dict, weights: str) -> Trained:
-    noise, data = _section(Noise, recipe, "noise", folder), _section(Data, recipe, "data", folder)
-    return Trained(folder, base, model, noise, data, recipe, weights)
+    _section(
+        Noise, recipe, "noise", folder
+    )  # sampling needs none of it, but it must be of a noise that is trained here
+    return Trained(folder, base, model, _section(Data, recipe, "data", folder), recipe, weights)
 
 
 def _section(section: type[Section], recipe: dict, name: str, folder: Path):
