@@ -29,7 +29,8 @@ def main(argv):
     if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
-    from utils.config import UserError, describe, load_config
+    from utils.config import describe, load_config
+    from utils.errors import UserError
     from utils.schemas import SCHEMAS
 
     command, arguments = argv[0], argv[1:]
@@ -43,7 +44,7 @@ def main(argv):
         return getattr(importlib.import_module(f"commands.{command}"), command)(cfg) or 0
     except UserError as error:
         # A data loader's worker puts its traceback in front of the message.
-        message = str(error).rpartition("utils.config.UserError: ")[2]
+        message = str(error).rpartition("utils.errors.UserError: ")[2]
         sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece: other ranks write too
         return 2
     except OSError as error:

@@ -29,7 +29,7 @@ STEPS = (
     "train.max_steps=6",
     "train.save_every_steps=2",
     "train.keep_last=1",
-    "validate.every_steps=0",
+    "validation.every_steps=0",
     "train.batch_size=1",
 )
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parent.parent
 RUN = (
     "run.name=r", "run.tracker=tensorboard", "data.size_px=32", "data.num_frames=7", "train.batch_size=1",
-    "train.log_every_steps=10", "validate.num_records=2", "validate.num_inference_steps=2",
+    "train.log_every_steps=10", "validation.num_records=2", "validation.num_inference_steps=2",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         often = (
             f"train.max_steps={steps}",
             f"train.save_every_steps={steps // 10}",
-            f"validate.every_steps={steps // 10}",
+            f"validation.every_steps={steps // 10}",
         )
         launch = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_config/cpu.yaml", "main.py", "train"]
         command = [sys.executable, *launch, "train_config/tiny_cpu.yaml", f"run.dir={folder}", *RUN, *often]

@@ -70,7 +70,7 @@ def main() -> None:
             f"run.dir={folder}",
             "run.tracker=none",
             "data.num_workers=0",
-            "validate.every_steps=0",
+            "validation.every_steps=0",
             "train.save_every_steps=0",
         ]
         cfg = load_config(

@@ -5,15 +5,15 @@ import os
 
 from dataset.records import Records
 from models.svd import choose_trainable, find_base, unet_skeleton
+from training.run import run_folder
 from utils.config import to_yaml
-from utils.run import run_folder
 from utils.schemas import TrainConfig
 
 
 def check(cfg: TrainConfig) -> None:
     text = io.StringIO()
     to_yaml(cfg, text)
-    records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validate_.meta))
+    records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validation.meta))
     trained = choose_trainable(unet_skeleton(find_base(cfg.model, config_only=True), cfg.model), cfg.model.train)
     print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}\n# {trained}")
     print(f"# {len(records)} training and {len(held_out)} held-out records")

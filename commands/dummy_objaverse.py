@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.dummy_objaverse import HELD_OUT, elevations_deg, render_view
-from dataset.rendering.camera import azimuths_deg
+from rendering.camera import azimuths_deg
+from rendering.solids import HELD_OUT, elevations_deg, render_view
 from utils.schemas import DummyObjaverseConfig
 from utils.video import contact_sheet
 

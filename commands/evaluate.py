@@ -17,18 +17,19 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from commands.evaluation_report import protocol_differences, write_report
-from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
-from commands.validation import HeldOut, encode_held_out, input_repeated, per_view, write_orbit
-from dataset.records import OrbitRecord, Records, file_name, read_lines
+from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_orbit
-from models.perceptual import Metric, Unavailable, load_clip, load_lpips
-from utils.checkpoint import checksums
-from utils.config import UserError, read_json
-from utils.files import write_atomically
-from utils.metrics import mse, psnr, ssim
+from evaluation.metrics import mse, psnr, ssim
+from evaluation.perceptual import Metric, Unavailable, load_clip, load_lpips
+from evaluation.report import protocol_differences, write_report
+from training.checkpoint import checksums
+from training.run import launched_accelerator
+from training.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
+from training.validation import HeldOut, encode_held_out, input_repeated, per_view, write_orbit
+from utils.config import read_json
+from utils.errors import UserError
+from utils.files import file_name, read_lines, write_atomically
 from utils.randomness import generator
-from utils.run import launched_accelerator
 from utils.schemas import Data, Evaluate, EvaluateConfig
 
 # Settings that do not change an object's numbers, so that an evaluation may go on with other values.

@@ -7,10 +7,11 @@ from string import Template
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from commands.trained import RECIPE, Trained, find_trained, require_elevation
 from models.svd import load_part, load_scheduler, load_unet, save_layout
-from utils.checkpoint import META
-from utils.config import UserError, read_json
+from training.checkpoint import META
+from training.trained import RECIPE, Trained, find_trained, require_elevation
+from utils.config import read_json
+from utils.errors import UserError
 from utils.files import new_folder
 from utils.schemas import ExportConfig
 

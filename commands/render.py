@@ -16,19 +16,21 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from commands.render_sheets import strip, write_sheets
-from dataset.rendering import blender, quick
-from dataset.rendering.assets import Asset, AssetFolder, share_of
-from dataset.rendering.camera import FOV_DEG, orbit_cameras
-from dataset.rendering.failure import Failure
-from dataset.rendering.filters import why_rejected
-from dataset.rendering.job import Job
-from dataset.rendering.light import environment_for, fingerprint, list_hdris, object_seed
-from dataset.rendering.objaverse import ObjaverseList
-from dataset.rendering.output import CAMERAS, INDEX, Output
-from dataset.rendering.safety import check_asset
-from dataset.rendering.worker import Limits, Stopped, run_job
-from utils.config import UserError, to_json
+from rendering.blender import renderer as blender
+from rendering.camera import FOV_DEG, orbit_cameras
+from rendering.failure import Failure
+from rendering.filters import why_rejected
+from rendering.job import Job
+from rendering.light import environment_for, fingerprint, list_hdris, object_seed
+from rendering.queue.assets import Asset, AssetFolder, share_of
+from rendering.queue.objaverse import ObjaverseList
+from rendering.queue.output import CAMERAS, INDEX, Output
+from rendering.queue.worker import Limits, Stopped, run_job
+from rendering.quick import renderer as quick
+from rendering.safety.asset import check_asset
+from rendering.sheets import strip, write_sheets
+from utils.config import to_json
+from utils.errors import UserError
 from utils.schemas import Render, RenderConfig
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}

@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from commands.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
-from commands.validation import start_video
 from dataset.inputs import InputImage, input_view, list_inputs
-from dataset.rendering.camera import orbit_cameras
 from models.conditioning import Conditioning
-from utils.config import UserError
+from rendering.camera import orbit_cameras
+from training.run import launched_accelerator
+from training.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
+from training.validation import start_video
+from utils.errors import UserError
 from utils.files import new_folder
 from utils.randomness import generator
-from utils.run import launched_accelerator
 from utils.schemas import Sample, SampleConfig
 from utils.video import contact_sheet, to_uint8, write_mp4
 

@@ -20,7 +20,7 @@ from utils.schemas import Data, TinyBaseConfig
 
 EMBED_DIM = 32
 VAE_DATA = Data(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
-CLIP_VIEWS = 7  # that the VAE sees at a time, as validate.decode_chunk's default
+CLIP_VIEWS = 7  # that the VAE sees at a time, as validation.decode_chunk's default
 
 
 def tiny_base(cfg: TinyBaseConfig) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from commands.validation import validate_orbits
 from dataset.order import Share
 from dataset.records import Records
 from dataset.views import Orbit, OrbitViews, collate, measure_object_fill
@@ -24,7 +23,7 @@ from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
 from models.svd import choose_trainable, compile_blocks, find_base, load_svd, save_unet
-from utils.checkpoint import (
+from training.checkpoint import (
     Training,
     changed_keys,
     check_engine,
@@ -36,14 +35,16 @@ from utils.checkpoint import (
     save_checkpoint,
     verify,
 )
-from utils.config import UserError, to_json
-from utils.ema import Ema
-from utils.run import StopRequests, any_rank, ignore_signals, make_accelerator, open_run, write_config
-from utils.schedule import due, ema_decay_at, lr_at
+from training.ema import Ema
+from training.masters import is_deepspeed, master_parts, restore_masters
+from training.run import StopRequests, any_rank, ignore_signals, make_accelerator, open_run, write_config
+from training.schedule import due, ema_decay_at, lr_at
+from training.trackers import Trackers
+from training.validation import validate_orbits
+from training.window import Window, peak_memory_gib
+from utils.config import to_json
+from utils.errors import UserError
 from utils.schemas import Noise, Optim, TrainConfig
-from utils.tracking import Trackers
-from utils.weights import is_deepspeed, master_parts, restore_masters
-from utils.window import Window, peak_memory_gib
 
 log = logging.getLogger("svd_mv")
 
@@ -52,7 +53,7 @@ def train(cfg: TrainConfig) -> None:
     accelerator = make_accelerator(cfg.train, cfg.optim)
     folder = open_run(cfg.run, accelerator)
     records = Records(cfg.data.meta, cfg.data.num_frames)
-    held_out = Records(cfg.validate_.meta, cfg.data.num_frames)
+    held_out = Records(cfg.validation.meta, cfg.data.num_frames)
     if accelerator.is_main_process:
         remove_torsos(folder)
     checkpoint = find_checkpoint(folder, cfg)
@@ -158,7 +159,7 @@ def validation_folder(folder: Path, step: int) -> Path:
 
 
 def validation_due(step: int, cfg: TrainConfig) -> bool:
-    every = cfg.validate_.every_steps
+    every = cfg.validation.every_steps
     return every > 0 and (due(step, every) or step == cfg.train.max_steps)
 
 

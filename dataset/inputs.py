@@ -9,10 +9,11 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import object_box, open_rgba, square_box, to_view
-from dataset.records import file_name, read_lines
+from dataset.images import object_box, square_box, to_view
 from dataset.views import MAX_SIDE_PX, WHITE
-from utils.config import UserError
+from utils.errors import UserError
+from utils.files import file_name, read_lines
+from utils.images import open_rgba
 from utils.schemas import Sample
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

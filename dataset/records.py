@@ -2,13 +2,12 @@
 
 import json
 import posixpath
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.config import UserError
+from utils.errors import UserError
 
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
 
@@ -77,20 +76,6 @@ def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
     if not isinstance(record_id, (str, int)):
         raise UserError(f"{place}: 'id' must be a text or an integer, found {record_id!r}")
     return OrbitRecord(str(record_id), tuple(paths), tuple(map(float, elevations)), place)
-
-
-def read_lines(path: Path) -> list[tuple[str, str]]:
-    """(file:line, text) of the lines of a UTF-8 text that are not empty. Raises UserError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def file_name(record_id: str) -> str:
-    """An id as the name of a file or folder: letters, digits, `_.-`, not hidden, at most 80 characters; "" if none is left."""
-    return re.sub(r"[^\w.-]", "_", record_id).lstrip("._")[:80]
 
 
 def _check_paths(paths: list, place: str) -> None:

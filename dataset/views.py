@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.images import Box, object_box, open_rgba, square_box, to_view
+from dataset.images import Box, object_box, square_box, to_view
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records
-from utils.config import UserError
+from utils.errors import UserError
+from utils.images import open_rgba
 from utils.randomness import generator
 from utils.schemas import Data
 

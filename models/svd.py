@@ -20,7 +20,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
-from utils.config import UserError, read_json
+from utils.config import read_json
+from utils.errors import UserError
 from utils.schemas import Model
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids

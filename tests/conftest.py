@@ -30,7 +30,7 @@ def tiny_config(tmp_path):
             "run.tracker=none",
             "data.size_px=32",
             "data.num_workers=0",
-            "validate.every_steps=0",
+            "validation.every_steps=0",
         )
         return load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *fast, "train.log_every_steps=1", *overrides])
 
@@ -42,7 +42,7 @@ def trained_run(tmp_path_factory):
     """A run of one step at 32 px, whose average and raw weights differ. Session-wide: whoever changes it works on a copy."""
     from commands.train import train
 
-    fast = ("data.size_px=32", "data.num_workers=0", "validate.every_steps=0", "run.tracker=none")
+    fast = ("data.size_px=32", "data.num_workers=0", "validation.every_steps=0", "run.tracker=none")
     words = (f"run.dir={tmp_path_factory.mktemp('runs')}", "train.max_steps=1", "train.ema_decay=0.9", *fast)
     with contextlib.chdir(ROOT):
         cfg = load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *words])

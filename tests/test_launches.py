@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import ENVIRONMENT, accelerate_launch
 from test_commands_train import metrics, update_error, weights
 
 import main
 from commands.train import train
-from utils.checkpoint import checkpoints, read_meta
+from tests.helpers.launch import ENVIRONMENT, accelerate_launch
+from training.checkpoint import checkpoints, read_meta
 
 CONFIG = "train_config/tiny_cpu.yaml"
 SGD = (
@@ -55,7 +55,7 @@ def engine_words(tmp_path):
 def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, fast, tiny_config, tmp_path):
     """Two SGD steps: the same weights, average, loss and norm; a validation that both ranks share, and a checkpoint."""
     train(tiny_config(*SGD, "run.name=one", "train.max_steps=2", "train.batch_size=4"))
-    validate = ("validate.every_steps=2", "validate.num_records=2", "validate.num_inference_steps=2")
+    validate = ("validation.every_steps=2", "validation.num_records=2", "validation.num_inference_steps=2")
     divided = ("train.batch_size=1", "train.grad_accum_steps=2")
     words = (*fast, *SGD, "run.name=two", "train.max_steps=2", *divided, *validate)
     answer = accelerate_launch(*engine_words(engine, "no"), "main.py", "train", CONFIG, *words)
@@ -86,7 +86,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, en
         "train.max_steps=4",
         "train.batch_size=1",
         "train.save_every_steps=2",
-        "validate.every_steps=0",
+        "validation.every_steps=0",
         "model.train=temporal",
     )
     start = (*engine_words(engine, precision), "main.py", "train", CONFIG, *fast, *words, "train.log_every_steps=3")
@@ -128,7 +128,7 @@ def test_the_readmes_gpu_line_runs_on_a_cpu_with_the_tiny_config(fast, tmp_path)
     line = next(line for line in Path("README.md").read_text().splitlines() if line.startswith("python -m accelerate"))
     words = line.split()
     assert words[-2:] == ["train", "train_config/train_local_svd_mv.yaml"]
-    small = ("optim.learning_rate=1e-6", "optim.weight_decay=0", "optim.warmup_steps=0", "validate.every_steps=0")
+    small = ("optim.learning_rate=1e-6", "optim.weight_decay=0", "optim.warmup_steps=0", "validation.every_steps=0")
     answer = accelerate_launch(*words[3:-1], CONFIG, *fast, *small, "run.name=gpu_line", "train.max_steps=2")
     assert answer.returncode == 0, answer.stdout[-3000:]
     run = tmp_path / "gpu_line"
@@ -163,8 +163,8 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
     """MULTI_GPU without a GPU used to give two ranks of distributed_type NO, each training a model of its own."""
     from accelerate import Accelerator
 
-    from utils.config import UserError
-    from utils.run import make_accelerator
+    from training.run import make_accelerator
+    from utils.errors import UserError
 
     Accelerator(cpu=True)  # a process that came up alone
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -184,10 +184,10 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
         "run.name=r",
         "train.batch_size=1",
         "train.save_every_steps=1",
-        "validate.every_steps=0",
+        "validation.every_steps=0",
         "train.max_steps=5",
     )
-    answer = accelerate_launch(*engine_words(engine, "no"), "tests/poisoned.py", "train", CONFIG, *words)
+    answer = accelerate_launch(*engine_words(engine, "no"), "tests/helpers/poisoned.py", "train", CONFIG, *words)
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2 and lines[0] == lines[1], answer.stdout[-3000:]

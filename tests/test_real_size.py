@@ -7,14 +7,14 @@ import shutil
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
-from launch import accelerate_launch
 from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.conditioning import Conditioning, added_time_ids
 from models.objective import denoising_loss, draw
 from models.svd import choose_trainable
-from utils.checkpoint import checkpoints
+from tests.helpers.launch import accelerate_launch
+from training.checkpoint import checkpoints
 from utils.schemas import Noise
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weight
     words = (
         f"model.base={base}", f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "model.train=temporal",
         "model.gradient_checkpointing=true", "data.num_frames=7", "data.size_px=64", "data.num_workers=0", "optim.name=sgd",
-        "train.batch_size=1", "train.log_every_steps=1", "validate.every_steps=0",
+        "train.batch_size=1", "train.log_every_steps=1", "validation.every_steps=0",
     )  # fmt: skip
     launch = (
         "--config_file",

@@ -12,9 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-
-class UserError(ValueError):
-    """What a user can fix: `main.py` prints its (one-line) message and exits with 2, without a traceback."""
+from utils.errors import UserError
 
 
 class Section(BaseModel):
@@ -27,7 +25,7 @@ def key(default, text: str, unit: str = "", **limits):
 
 
 def sections(schema: type[Section]) -> dict[str, type[Section]]:
-    return {field.alias or name: field.annotation for name, field in schema.model_fields.items()}
+    return {name: field.annotation for name, field in schema.model_fields.items()}
 
 
 def dotted_keys(schema: type[Section]) -> list[str]:
@@ -82,7 +80,7 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
 
 def to_json(cfg: Section) -> dict:
     """The resolved config as plain dicts, lists and numbers, under the names of the YAML."""
-    return cfg.model_dump(mode="json", by_alias=True)
+    return cfg.model_dump(mode="json")
 
 
 def to_yaml(cfg: Section, stream) -> None:

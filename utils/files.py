@@ -1,12 +1,15 @@
 """Files and folders that appear whole or not at all."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from utils.errors import UserError
 
 TORSOS = ".*.torso"  # what a kill may leave beside a file
 
@@ -54,3 +57,17 @@ def new_folder(folder: Path) -> Iterator[Path]:
         torso.rename(folder)
     finally:
         shutil.rmtree(torso, ignore_errors=True)
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """(file:line, text) of the lines of a UTF-8 text that are not empty. Raises UserError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def file_name(record_id: str) -> str:
+    """An id as the name of a file or folder: letters, digits, `_.-`, not hidden, at most 80 characters; "" if none is left."""
+    return re.sub(r"[^\w.-]", "_", record_id).lstrip("._")[:80]

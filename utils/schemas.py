@@ -88,7 +88,7 @@ class Train(Section):
 
 
 class Sampling(Section):
-    """How a video is sampled; shared by validate, sample and evaluate."""
+    """How a video is sampled; shared by validation, sample and evaluate."""
 
     num_inference_steps: int = key(25, "Euler steps per video", "steps", ge=2)
     guidance: Literal["orbit", "linear", "constant"] = key(
@@ -106,7 +106,7 @@ class Sampling(Section):
         return self
 
 
-class Validate(Sampling):
+class Validation(Sampling):
     every_steps: int = key(500, "validate, and at the end; 0: never", "steps", ge=0)
     meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
     num_records: int = key(4, "how many of them, from the first", "records", ge=1)
@@ -192,7 +192,7 @@ class TrainConfig(Section):
     noise: Noise = Noise()
     optim: Optim = Optim()
     train: Train
-    validate_: Validate = Field(alias="validate")  # `validate` itself is a method of pydantic's models
+    validation: Validation
 
     @model_validator(mode="after")
     def _allowed_keys_exist(self):

@@ -1,0 +1,57 @@
+"""Metrics of learned networks, in [0, 1] like evaluation/metrics.py: LPIPS, and the similarity of CLIP embeddings."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+from utils.errors import UserError
+
+Metric = Callable[[Tensor, Tensor], Tensor]  # F 3 H W in [0, 1] twice -> F
+
+
+class Unavailable(UserError):
+    """A metric whose package or weights cannot be had here; its text says why."""
+
+
+def load_lpips(net: str, device: torch.device) -> Metric:
+    """LPIPS 0.1 of the `lpips` package (Zhang et al. 2018; `net`: alex | vgg | squeeze); lower is nearer. Raises Unavailable."""
+    try:
+        import lpips
+    except ImportError:
+        raise Unavailable("the package is missing: pip install lpips") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torchvision, of how lpips asks for its weights
+            network = lpips.LPIPS(net=net, verbose=False).to(device).eval()
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(f"{net}'s ImageNet weights are not in torch's cache, and cannot be loaded: {error}") from None
+
+    @torch.no_grad()
+    def distance(views: Tensor, targets: Tensor) -> Tensor:
+        pairs = zip(views * 2 - 1, targets * 2 - 1)  # it expects [-1, 1]; a view at a time, for VGG keeps every layer
+        return torch.cat([network(view[None], target[None]).flatten() for view, target in pairs])
+
+    return distance
+
+
+def load_clip(name: str, device: torch.device) -> Metric:
+    """Cosine of the CLIP image embeddings of a view and its target; higher is nearer. Raises Unavailable."""
+    try:
+        processor = CLIPImageProcessor.from_pretrained(name)
+        network, info = CLIPVisionModelWithProjection.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"'{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+    if missing := [*info["missing_keys"], *info["mismatched_keys"]]:  # they would be random
+        raise Unavailable(f"'{name}' lacks weights: {', '.join(map(str, missing))[:200]}")
+    network = network.to(device).eval()
+
+    @torch.no_grad()
+    def embed(views: Tensor) -> Tensor:
+        pictures = list((views * 255).round().byte().cpu())  # in 8 bits, as those who measure files do
+        pixels = processor(images=pictures, return_tensors="pt").pixel_values
+        return network(pixels.to(device)).image_embeds
+
+    return lambda views, targets: torch.cosine_similarity(embed(views), embed(targets))

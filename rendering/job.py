@@ -1,0 +1,41 @@
+"""What a renderer is: a module with `command(executable)`, and a worker process that turns one job into RGBA views.
+
+The worker is started as `*command(executable) JOB.json`, once an object, so that a crash, a hang or a leak costs that object only.
+It reads the fields of Job from the file, writes `000.png`, `001.png`, ... (8 bit sRGB, straight alpha, transparent pixels
+black) into `views`, then `result.json` there: {"refused": null}, or {"refused": "reason"} for what this renderer cannot draw. No
+`result.json`, or an exit code other than 0 and MACHINE_EXIT_CODE, is a crash.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+MACHINE_EXIT_CODE = 2  # of a worker that could not draw any asset, and says why in the last line of stderr
+
+
+@dataclass(frozen=True)
+class Job:
+    asset: str  # .glb .gltf .obj .ply .stl
+    views: str  # an empty folder
+    camera_to_world: list  # V 4 4, as rendering/camera.py has them: the object is centred, scaled to RADIUS, z up
+    fov_deg: float
+    size_px: int
+    num_samples: int  # rays a pixel, or as many as the renderer comes near to
+    environment: str  # .npy, float32 H 2H 3: radiance in linear sRGB, see `environment_column`
+    device: str  # cpu | gpu, where the renderer has a choice
+
+
+def write_job(job: Job, path: Path) -> None:
+    path.write_text(json.dumps(asdict(job)))
+
+
+def read_job(path: Path) -> Job:
+    return Job(**json.loads(path.read_text()))
+
+
+def environment_column(azimuth_deg: np.ndarray) -> np.ndarray:
+    """Where in the environment's width, 0 to 1, the light that comes from an azimuth stands: its middle is +x, and to the right
+    azimuths fall, as seen from inside (and as Cycles has it). Its first row is straight up."""
+    return (0.5 - np.asarray(azimuth_deg) / 360) % 1

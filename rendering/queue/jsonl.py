@@ -1,0 +1,119 @@
+"""A jsonl file of lines with an `id` that many processes append to, each under the lock of output.py."""
+
+import errno
+import json
+import os
+from collections.abc import Iterable
+from itertools import accumulate
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.files import new_file
+
+BLOCK_BYTES = 1 << 20
+
+
+class Lines:
+    """The last line of an id counts. Holds where the lines are, not what they say: one of 84 views takes 4 kB."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.places: dict[str, tuple[int, int]] = {}  # id -> offset and length
+        self.kinds: dict[str, str | None] = {}
+        # Opened anew at every look, which makes NFS look too; kept open till then, so that no new file gets its inode.
+        self._file = None
+        self._end = 0
+
+    def read_on(self) -> None:
+        """What others have appended, up to the last line break. Needs no lock: what is before a line break stays as it is,
+        for only a last line without one is ever cut off. Raises UserError with file:line."""
+        before, self._file = self._file, open(self.path, "a+b")  # noqa: SIM115
+        if before is None or not os.path.samestat(os.fstat(before.fileno()), os.fstat(self._file.fileno())):
+            self.places, self.kinds, self._end = {}, {}, 0
+        if before is not None:
+            before.close()
+        stop = self._last_break()
+        self._file.seek(self._end)
+        while self._end < stop:
+            raw = self._file.readline()
+            line = _parse(raw)
+            if line is None:
+                number = self.path.read_bytes()[: self._end].count(b"\n") + 1
+                raise UserError(
+                    f"{self.path}:{number}: not a line of render's; remove it, or choose another render.out"
+                )
+            self._note(line, len(raw))
+
+    def read_to_end(self) -> bool:
+        """Under the lock. A torn last line, of a kill or a full disk, is cut off, a whole one gets its line break. -> False
+        if the file was replaced since `read_on`, which reads all of it anew and should not do so under the lock."""
+        if not self._is_at_its_path():
+            return False
+        self.read_on()
+        tail = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size - self._end, self._end)
+        line = _parse(tail)
+        if tail and line is None:
+            self._file.truncate(self._end)
+        elif tail:  # an editor's
+            self._file.write(b"\n")
+            self._file.flush()
+            self._note(line, len(tail) + 1)
+        return True
+
+    def _is_at_its_path(self) -> bool:
+        with open(self.path, "ab") as now:  # not by stat: NFS looks anew at what is opened
+            return os.path.samestat(os.fstat(now.fileno()), os.fstat(self._file.fileno()))
+
+    def _last_break(self) -> int:
+        """Offset after the last line break, at or after the end of what is known."""
+        place = os.fstat(self._file.fileno()).st_size
+        while place > self._end:
+            start = max(self._end, place - BLOCK_BYTES)
+            found = os.pread(self._file.fileno(), place - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            place = start
+        return self._end
+
+    def _note(self, line: dict, length: int) -> None:
+        self.places[line["id"]], self.kinds[line["id"]] = (self._end, length), line.get("kind")
+        self._end += length
+
+    def line(self, object_id: str) -> bytes:
+        offset, length = self.places[object_id]
+        return os.pread(self._file.fileno(), length, offset)
+
+    def append(self, line: dict) -> None:
+        """In one write, then to disk. Raises OSError if the disk is full; `read_to_end` cuts off what was written of it."""
+        data = json.dumps(line).encode() + b"\n"
+        if os.write(self._file.fileno(), data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        os.fsync(self._file.fileno())
+        self._note(line, len(data))
+
+    def rewrite(self, ids: Iterable[str]) -> None:
+        """These lines only, in order of the ids, in one move."""
+        ids, end = sorted(ids), 0
+        for offset, length in (self.places[name] for name in ids):
+            end = end + length if offset == end else -1
+        if end == self._end:  # so they are
+            return
+        with new_file(self.path) as file:
+            file.writelines(self.line(name) for name in ids)
+        kinds, lengths = self.kinds, [self.places[name][1] for name in ids]
+        self._file.close()
+        self._file = open(self.path, "a+b")  # noqa: SIM115
+        self.places = dict(zip(ids, zip(accumulate(lengths, initial=0), lengths)))
+        self.kinds, self._end = {name: kinds[name] for name in ids}, sum(lengths)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _parse(raw: bytes) -> dict | None:
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("id"), str) else None

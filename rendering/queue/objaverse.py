@@ -1,0 +1,107 @@
+"""Objaverse objects by their uids, through the `objaverse` package: fetched when needed, removed when rendered.
+
+Written against version 0.1.7's code; nobody has run it against the network yet.
+"""
+
+import gzip
+import http.client
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from rendering.failure import Failure
+from rendering.queue.assets import Asset, Fetched, check_ids
+from utils.errors import UserError
+from utils.files import read_lines
+
+NUM_INDEX_FILES = 161  # object-paths.json.gz and 160 of metadata
+
+
+class ObjaverseList:
+    """The uids of a text file, one a line; `#` starts a comment."""
+
+    def __init__(self, path: Path, licenses: Sequence[str]):
+        """Raises UserError with file:line, or if the package is missing."""
+        try:
+            import objaverse
+        except ImportError:
+            raise UserError(f"{path}: a list of Objaverse uids takes `pip install objaverse`") from None
+        self.package, self.licenses, self.cache = objaverse, licenses, Path(objaverse.BASE_PATH)
+        self._index_is_whole = False
+        self.assets = []
+        for place, line in read_lines(path):
+            uid = line.partition("#")[0].strip()
+            if uid and not re.fullmatch(r"[0-9a-f]{32}", uid):
+                raise UserError(f"{place}: expected an Objaverse uid of 32 hexadecimal digits, found '{uid[:80]}'")
+            if uid:
+                self.assets.append(Asset(uid, f"objaverse:{uid}"))
+        if not self.assets:
+            raise UserError(f"{path}: holds no Objaverse uid")
+        self.assets.sort(key=lambda asset: asset.id)
+        check_ids(self.assets)
+
+    @contextmanager
+    def fetched(self, asset: Asset, index_lock: AbstractContextManager) -> Iterator[Fetched]:
+        """Removed afterwards, unless it had been there before: then it is the user's. Raises Failure."""
+        with self._index(index_lock):
+            license_name = self._license(asset.id)
+        with self._removed_if_ours(asset.id):
+            with self._download_failures():
+                path = self.package.load_objects([asset.id], download_processes=1)[asset.id]
+            yield Fetched(Path(path), {"license": license_name})
+
+    @contextmanager
+    def _index(self, lock: AbstractContextManager) -> Iterator[None]:
+        """The package fetches a file of its index when it first reads it, in place: till all are there, one reads at a time."""
+        if self._index_is_whole:
+            yield
+            return
+        with lock:
+            yield
+            files = [*self.cache.glob("*/object-paths.json.gz"), *self.cache.glob("*/metadata/*.json.gz")]
+            self._index_is_whole = len(files) >= NUM_INDEX_FILES
+
+    def _license(self, uid: str) -> str:
+        with self._download_failures():
+            try:
+                about = self.package.load_annotations([uid]).get(uid)
+            except KeyError as error:  # which is how the package says it
+                if error.args != (uid,):
+                    raise
+                about = None
+        if about is None:
+            raise Failure("unreadable", "Objaverse has no such object")
+        name = str(about.get("license"))
+        if self.licenses and name not in self.licenses:
+            raise Failure("filtered", f"its licence is {name}, not one of render.licenses")
+        return name
+
+    @contextmanager
+    def _removed_if_ours(self, uid: str) -> Iterator[None]:
+        """A note beside the cache, from before the fetching to after the removal, tells what a killed process fetched from what
+        the user has. It is there and not in render.out, because machines that share that may have caches of their own."""
+        note = self.cache / "svd_mv_fetched" / uid
+        with self._download_failures():
+            ours = note.exists() or not any(self.cache.glob(f"*/glbs/*/{uid}.glb"))
+            if ours:
+                note.parent.mkdir(parents=True, exist_ok=True)
+                note.touch()
+        try:
+            yield
+        finally:
+            if ours:
+                for path in self.cache.glob(f"*/glbs/*/{uid}.glb*"):  # also the .tmp of a fetching that broke off
+                    path.unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
+
+    @contextmanager
+    def _download_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+            index = f"{self.cache}/*/object-paths.json.gz or metadata/*.json.gz"
+            raise Failure("download", f"a torn index, remove {index}: {type(error).__name__}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:  # urllib's are OSErrors
+            raise Failure("download", str(error) or type(error).__name__) from None

@@ -1,0 +1,220 @@
+"""What `render` writes, and nothing of it by halves, whoever is killed when.
+
+OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk; then a line in svd_meta.jsonl. Or a line in
+failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does. Its byte 0 is held
+by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a folder there
+whose byte is free was left by a killed process, and a machine that shares the file system sees what the others are at. Two more
+bytes are for what takes its time and must not hold up the others: see `alone`.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rendering.failure import Failure
+from rendering.queue.jsonl import Lines
+from utils.errors import UserError
+from utils.files import TORSOS, sync, write_atomically
+
+META, FAILURES, SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
+    "svd_meta.jsonl",
+    "failures.jsonl",
+    "render.json",
+    "accepted.png",
+    "rejected.png",
+)
+CAMERAS = "cameras.json"  # of an orbit
+FILES, SHEETS, INDEX = 0, 2**62 + 1, 2**62 + 2  # bytes: OUT's own files, the sheets' drawing, Objaverse's index
+
+
+class Output:
+    """A context manager, to be left only when no thread renders any more."""
+
+    def __init__(self, folder: Path):
+        """Raises UserError if it cannot be written, or its file system knows no locks."""
+        self.folder = folder
+        # The kernel's locks are the process's: they do not part its threads.
+        self._threads = {byte: threading.Lock() for byte in (FILES, SHEETS, INDEX)}
+        try:
+            (folder / ".rendering").mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
+        self._meta, self._failures = Lines(folder / META), Lines(folder / FAILURES)
+
+    def __enter__(self):
+        try:
+            with self.locked():
+                self._sweep()
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise UserError(f"render.out: {self.folder} is on a file system without locks") from None
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self._meta.close()
+        self._failures.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def alone(self, byte: int) -> Iterator[None]:
+        """The only thread of the only process, on any machine, that is at it: FILES, SHEETS or INDEX."""
+        with self._threads[byte], self._kernel_lock(byte):
+            yield
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with both jsonl files, which are read up to their ends."""
+        files = (self._meta, self._failures)
+        with self._threads[FILES], ExitStack() as stack:
+            while True:
+                for lines in files:
+                    lines.read_on()  # nearly all of it, while others may write
+                stack.enter_context(self._kernel_lock(FILES))
+                if all(lines.read_to_end() for lines in files):
+                    break
+                stack.close()
+            yield
+
+    @contextmanager
+    def _kernel_lock(self, byte: int) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, byte)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, byte)
+
+    def finished(self) -> tuple[set[str], dict[str, str]]:
+        """The ids that are rendered, and those that failed with their kind."""
+        with self.locked():
+            rendered = set(self._meta.places)
+            return rendered, {name: kind for name, kind in self._failures.kinds.items() if name not in rendered}
+
+    @contextmanager
+    def claim(self, object_id: str) -> Iterator[Path | None]:
+        """An empty folder to render the object in; None if another process is at it, or has finished it."""
+        number = _number(object_id)
+        if not self._take(number):
+            yield None
+            return
+        folder = self.folder / ".rendering" / f"{number:016x}"
+        try:
+            with self.locked():
+                done = object_id in self._meta.places or object_id in self._failures.places
+            if done:
+                yield None
+            else:
+                shutil.rmtree(folder, ignore_errors=True)  # of one that was killed since we looked
+                self.strip_path(object_id).unlink(missing_ok=True)  # of how it was rendered before
+                folder.mkdir()
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+
+    def keep(self, line: dict, orbit: Path) -> None:
+        """`orbit`, a folder of the claim's, becomes OUT/ID, and `line` says so. Raises UserError if OUT/ID is not an orbit."""
+        sync([*orbit.iterdir(), orbit])
+        final = self.folder / line["id"]
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # of a run that was killed before it wrote the line
+            if not (final / CAMERAS).is_file():
+                raise UserError(
+                    f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it"
+                )
+            final.rename(orbit.with_name("replaced"))
+        orbit.rename(final)
+        sync(parent for parent in final.parents if parent.is_relative_to(self.folder))
+        with self.locked():
+            self._meta.append(line)
+
+    def fail(self, line: dict, failure: Failure) -> None:
+        with self.locked():
+            self._failures.append({**line, "kind": failure.kind, "reason": failure.reason})
+
+    def settings(self, now: dict) -> dict:
+        """What the folder was made with: `now`, if it is new."""
+        path = self.folder / SETTINGS
+        with self.locked():
+            if not path.exists():
+                write_atomically(path, json.dumps(now, indent=1) + "\n")
+            try:
+                saved = json.loads(path.read_text())
+            except ValueError:
+                saved = None
+        if not isinstance(saved, dict):
+            raise UserError(f"{path}: not what render wrote there; remove it, or choose another render.out")
+        return saved
+
+    def strip_path(self, object_id: str) -> Path:
+        """Where a filtered object's views are kept small, for a sheet."""
+        folder = self.folder / ".rejected"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{_number(object_id):016x}.png"
+
+    def forget_failures(self, ids: Iterable[str]) -> None:
+        ids = set(ids)
+        with self.locked():
+            if not ids.isdisjoint(self._failures.places):
+                self._failures.rewrite(self._failures.places.keys() - ids)
+
+    def tidy(self, ids: Iterable[str]) -> bool:
+        """If every object of `ids` has its line: both files in order of the ids, so that neither the order in which objects
+        were finished nor a kill has left a trace. -> whether it is so."""
+        with self.locked():
+            if any(name not in self._meta.places and name not in self._failures.places for name in ids):
+                return False
+            self._meta.rewrite(self._meta.places)
+            self._failures.rewrite(self._failures.places.keys() - self._meta.places.keys())
+            return True
+
+    def sample(self, num_lines: int) -> tuple[list[dict], list[dict]]:
+        """Lines of orbits, and of filtered ones, evenly spread over the ids in order."""
+        with self.locked():
+            filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
+            return tuple(
+                [json.loads(lines.line(name)) for name in _spread(sorted(ids), num_lines)]
+                for lines, ids in ((self._meta, self._meta.places), (self._failures, filtered))
+            )
+
+    def write_sheet(self, name: str, data: bytes | None) -> None:
+        """None: there is nothing to show, and an older sheet would show what is no longer so."""
+        with self.alone(FILES):
+            if data is None:
+                (self.folder / name).unlink(missing_ok=True)
+            else:
+                write_atomically(self.folder / name, data)
+
+    def _sweep(self) -> None:
+        for torso in self.folder.glob(TORSOS):  # all are written under the lock that we hold
+            torso.unlink()
+        for folder in (self.folder / ".rendering").iterdir():
+            if self._take(number := int(folder.name, 16)):
+                shutil.rmtree(folder)
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+
+    def _take(self, number: int) -> bool:
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        return True
+
+
+def _spread(items: list, count: int) -> list:
+    return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
+
+
+def _number(object_id: str) -> int:
+    """62 bits: a place in a file that is not there, and a name."""
+    return int.from_bytes(hashlib.sha256(object_id.encode()).digest()[:8], "big") >> 2

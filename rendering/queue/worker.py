@@ -1,0 +1,154 @@
+"""One job in a process group of its own, with a limit of time and of memory: whatever an asset does costs that asset only."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image, UnidentifiedImageError
+
+from rendering.failure import Failure
+from rendering.job import MACHINE_EXIT_CODE, Job, write_job
+from utils.errors import UserError
+
+POLL_S, MEMORY_POLL_S = 0.05, 0.25
+MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    time_s: float
+    memory_gib: float  # resident, of the worker and its children together
+
+
+class Stopped(Exception):
+    """The run is to end: the job was cut off, and says nothing of the asset."""
+
+
+def run_job(
+    command: Sequence[str],
+    job: Job,
+    limits: Limits,
+    environment: Mapping[str, str] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """-> V size size 4 uint8. `job.views` is in a folder where the job and its log may be written.
+
+    Raises Failure, Stopped, UserError if the worker says that the machine, not the asset, is to blame, or OSError on a full disk.
+    """
+    folder = Path(job.views).parent
+    Path(job.views).mkdir()
+    write_job(job, folder / "job.json")
+    code = _run([*command, str(folder / "job.json")], folder / "log", limits, environment, stopped)
+    if code:
+        tail = _tail(folder)
+        if code == MACHINE_EXIT_CODE:
+            raise UserError(f"the renderer cannot run here: {tail or 'it gives no reason'}")
+        raise _crashed(folder, f"{_exit_name(code)}: {tail or 'no message'}")
+    return _read_views(job, folder)
+
+
+def _run(
+    command: list[str], log: Path, limits: Limits, environment: Mapping[str, str] | None, stopped: Callable[[], bool]
+) -> int:
+    """-> exit code, 128 + n for signal n."""
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SUPERVISOR), *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else {**os.environ, **environment},
+            start_new_session=True,
+        )
+    try:
+        _watch(process, log, limits, stopped)
+    finally:
+        with suppress(ProcessLookupError):  # also what a worker left behind that ended well
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdin.close()
+        code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _watch(process: subprocess.Popen, log: Path, limits: Limits, stopped: Callable[[], bool]) -> None:
+    started = looked = time.monotonic()
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_S)
+            return
+        now = time.monotonic()
+        if stopped():
+            raise Stopped
+        if now - started > limits.time_s:
+            raise Failure("timeout", f"took more than {limits.time_s:g} s")
+        if now - looked > MEMORY_POLL_S:
+            looked = now
+            if _resident_bytes(process.pid) > limits.memory_gib * 2**30:
+                raise Failure("memory", f"took more than {limits.memory_gib:g} GiB")
+            if log.stat().st_size > MAX_LOG_BYTES:
+                raise Failure("crashed", f"wrote more than {MAX_LOG_BYTES >> 20} MiB of messages")
+
+
+def _resident_bytes(pid: int) -> int:
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += process.memory_info().rss
+    return total
+
+
+def _crashed(folder: Path, reason: str) -> Failure:
+    """Raises OSError if the disk is full, which is not the asset's fault."""
+    if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    return Failure("crashed", reason)
+
+
+def _exit_name(code: int) -> str:
+    if code > 128 and code - 128 in {number.value for number in signal.Signals}:
+        return f"killed by {signal.Signals(code - 128).name}"
+    return f"exit code {code}"
+
+
+def _tail(folder: Path) -> str:
+    """The last line of the log that says something, without the folder's name."""
+    with open(folder / "log", "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+        lines = file.read().decode(errors="replace").replace(f"{folder}/", "").split("\n")
+    said = [line.strip() for line in lines if any(letter.isalnum() for letter in line)]
+    return said[-1][:300] if said else ""
+
+
+def _read_views(job: Job, folder: Path) -> np.ndarray:
+    result = Path(job.views, "result.json")
+    try:
+        refused = json.loads(result.read_text())["refused"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}") from None
+    if refused is not None:
+        raise Failure("refused", str(refused)[:300])
+    views = np.empty((len(job.camera_to_world), job.size_px, job.size_px, 4), np.uint8)
+    for index in range(len(views)):
+        name = f"{index:03d}.png"
+        try:
+            with Image.open(Path(job.views, name)) as image:
+                if image.mode != "RGBA" or image.size != (job.size_px, job.size_px):
+                    raise Failure("crashed", f"drew {name} as {image.mode} of {image.size}")
+                views[index] = np.asarray(image)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+            raise _crashed(folder, f"drew {index} of {len(views)} views: {name} is missing or damaged") from None
+    shutil.rmtree(job.views)
+    return views

@@ -1,0 +1,109 @@
+"""An .obj, .ply or .stl as the glTF that trimesh makes of its shape; an .obj's materials as Blender's importer understands them.
+
+What of an .mtl is not drawn is refused by name; of a .ply safety.py does it, for both renderers.
+"""
+
+import io
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from rendering.gltf import Gltf, reading, refused
+from rendering.safety.companions import obj_libraries
+
+# Lines of an .mtl: how many numbers follow, and which they may be, where not all are drawn.
+NUMBERS = {"Ka": 3, "Kd": 3, "Ks": 3, "Ke": 3, "Ns": 1, "Ni": 1, "d": 1, "Tr": 1, "illum": 1}
+ONLY = {"Ke": {0}, "d": {1}, "Tr": {0}, "illum": {0, 1, 2, 3}}
+BARE, UNKNOWN = "-", "?"  # names of an .obj's parts: without a usemtl, and with one that no .mtl describes
+
+
+def converted(path: Path) -> Gltf:
+    """Raises Failure."""
+    import trimesh
+
+    described, source, more = {}, path, {}
+    if path.suffix.lower() == ".obj":
+        described = _described(obj_libraries(path))
+        # trimesh names the parts by their materials if there are two, whatever is in them.
+        source = io.BytesIO(_obj_text(path, list(described)))
+        more = {"file_type": "obj", "resolver": {"library": b"newmtl one\nnewmtl two\n"}}
+    with reading("what trimesh reads of it"):
+        scene = trimesh.load_scene(source, process=False, **more)
+        if scene.is_empty:
+            raise refused("no triangles")
+        gltf = Gltf(scene.export(file_type="glb"), path.parent)
+    parts = [(mesh["name"], part) for mesh in gltf.tree["meshes"] for part in mesh["primitives"]]
+    for _, part in parts:  # trimesh has one also where the file has none
+        part.pop("material", None)
+    if source is not path:
+        _give_materials(gltf.tree, parts, list(described.values()))
+    return gltf
+
+
+def _obj_text(path: Path, names: list[str]) -> bytes:
+    """For trimesh, which knows neither indents nor tabs, and one library only: a material's number stands for its name."""
+    numbers = {name: index for index, name in enumerate(names)}
+    text = re.sub(r"[ \t]+", " ", path.read_text("utf-8", "surrogateescape"))
+    text = re.sub(r"^ |^ ?#.*", "", text, flags=re.M)
+    text = re.sub(r"^usemtl (.*)", lambda match: f"usemtl {numbers.get(match[1].strip(), UNKNOWN)}", text, flags=re.M)
+    if not names:  # or trimesh would drop vertex colours for texture coordinates
+        text = re.sub(r"^vt .*", "", text, flags=re.M)
+    return f"mtllib library\nusemtl {BARE}\n{text}".encode(errors="replace")
+
+
+def _described(libraries: list[Path]) -> dict[str, dict]:
+    """What the .mtl files say of each material, by its name: the first that they say, as in Blender."""
+    found, material = {}, {}
+    lines = (line for library in libraries for line in library.read_text("utf-8", "surrogateescape").split("\n"))
+    for key, *rest in (words for line in lines if (words := line.split()) and not words[0].startswith("#")):
+        if key == "newmtl":
+            material = {}
+            found.setdefault(" ".join(rest), material)
+        elif key in ("map_Kd", "map_Ka") and rest and not rest[0].startswith("-"):
+            material[key] = " ".join(rest)
+        else:
+            try:
+                material[key] = [float(word) for word in rest]
+            except ValueError:
+                rest = []
+            if len(rest) != NUMBERS.get(key) or not set(material[key]) <= ONLY.get(key, set(material[key])):
+                raise refused(f"not drawn: what its .mtl says of {key}")
+    return found
+
+
+def _give_materials(tree: dict, parts: list[tuple[str, dict]], described: list[dict]) -> None:
+    """`parts`: the primitives, with the names that _obj_text gave them."""
+    pictures = [material["map_Kd"] for material in described if "map_Kd" in material]
+    tree["images"] = [{"uri": quote(name, errors="surrogateescape")} for name in pictures]
+    tree["textures"] = [{"source": index} for index in range(len(pictures))]
+    order = iter(range(len(pictures)))
+    tree["materials"] = [_material(lines, next(order) if "map_Kd" in lines else None) for lines in described]
+    for name, primitive in parts:
+        if name == BARE and len(parts) > 1:
+            raise refused("not drawn: faces before the first usemtl, to which Blender gives another's material")
+        if name != BARE:
+            primitive["attributes"].pop("COLOR_0", None)  # Blender shows them without a usemtl only
+        if name not in (BARE, UNKNOWN):
+            primitive["material"] = int(name)
+            if "map_Kd" in described[int(name)] and "TEXCOORD_0" not in primitive["attributes"]:
+                raise refused("not drawn: map_Kd without texture coordinates")
+
+
+def _material(lines: dict, texture: int | None) -> dict:
+    """Blender takes map_Kd for Kd, not times Kd; Ks for the specular level, whose 0.5 is glTF's 1; Ns for roughness."""
+    (illum,), glossy = lines.get("illum", [1]), lines.get("illum") == [2]
+    (exponent,) = lines.get("Ns", [1000.0 * glossy])
+    pbr = {
+        "metallicFactor": np.mean(lines.get("Ka", 1)) if illum == 3 else 0,
+        "roughnessFactor": 1 - np.sqrt(np.clip(exponent, 0, 1000) / 1000),
+        "baseColorFactor": [*lines.get("Kd", [0.8] * 3), 1],
+    }
+    if texture is not None:
+        pbr |= {"baseColorFactor": [1, 1, 1, 1], "baseColorTexture": {"index": texture}}
+    shine = {
+        "KHR_materials_specular": {"specularFactor": 2 * np.mean(lines.get("Ks", float(glossy)))},
+        "KHR_materials_ior": {"ior": lines.get("Ni", [1.5])[0]},
+    }
+    return {"pbrMetallicRoughness": pbr, "extensions": shine}

@@ -1,0 +1,18 @@
+"""The renderer of plain pip: Embree's rays and numpy's shading, on one CPU core, without a display, a GPU or a system library."""
+
+import sys
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def command(executable: str) -> list[str]:
+    """How the worker starts: in this Python. Raises UserError if it lacks a library, or for an `executable`, which is not used."""
+    try:
+        import embreex.rtcore_scene  # noqa: F401
+        import trimesh  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"the quick renderer: {error}: {sys.executable} -m pip install embreex trimesh") from None
+    if executable:
+        raise UserError(f"render.executable: '{executable}' is without effect: the quick renderer runs in this Python")
+    return [sys.executable, str(Path(__file__).with_name("worker.py"))]

@@ -1,0 +1,591 @@
+"""`main.py render` with a stand-in for the renderer: what is written, what is not, and that kills and divisions leave no trace."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from commands import render as command
+from dataset.records import Records
+from rendering.camera import camera_to_world, orbit_distance
+from rendering.light import environment_for
+from rendering.queue.jsonl import Lines
+from rendering.queue.output import Output
+from tests.helpers.launch import accelerate_launch
+from tests.helpers.make_assets import make_bad, make_good
+from utils.config import load_config
+from utils.files import new_file
+from utils.schemas import RenderConfig
+
+STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
+SMALL = ("render.renderer=standin", "render.size_px=32", "render.num_views=4", "render.time_limit_s=20")
+NO_FILTER = ("filter.min_thickness=0", "filter.min_change=0")
+ENDLESS = 60  # seconds that no test should come near
+
+
+def use_standin(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(command.RENDERERS, "standin", types.SimpleNamespace(command=lambda executable: STANDIN))
+    patch.setattr(command, "environment_for", lambda seed, hdris: np.zeros((2, 4, 3), np.float32))  # it looks at none
+
+
+@pytest.fixture(autouse=True)
+def _standin(monkeypatch):
+    use_standin(monkeypatch)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def make(folder: Path, tasks: dict[str, str]) -> Path:
+    for name, task in tasks.items():
+        path = folder / f"{name}.stl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"solid {task}\nfacet\nendsolid {task}\n")
+    return folder
+
+
+def run(assets: Path, out: Path, *words: str) -> int:
+    cfg = load_config(RenderConfig, [f"render.assets={assets}", f"render.out={out}", *SMALL, *NO_FILTER, *words])
+    return command.render(cfg)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    """All that a reader of the folder sees."""
+    paths = (path for path in out.rglob("*") if path.is_file() and not path.relative_to(out).parts[0].startswith("."))
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+MIXED = {
+    "a": "draws",
+    "b/c": "crashes",
+    "b/d": "draws",
+    "e": "refuses",
+    "f": "vanishes",
+    "g": "burns",
+    "h": "omits",
+    "i": "draws",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run over MIXED that nobody disturbed: its assets, its output, its exit code."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        use_standin(patch)
+        code = run(make(folder / "assets", MIXED), folder / "out")
+    return folder / "assets", folder / "out", code
+
+
+def test_every_asset_has_its_line_in_one_of_the_files(whole):
+    _, out, code = whole
+    assert code == 1
+    rendered = lines(out / "svd_meta.jsonl")
+    assert [line["id"] for line in rendered] == ["a", "b/d", "i"]
+    assert rendered[1]["image_path"] == [f"b/d/{view:03d}.png" for view in range(4)]
+    assert rendered[1]["source"] == "b/d.stl"
+    failed = {line["id"]: (line["kind"], line["reason"]) for line in lines(out / "failures.jsonl")}
+    assert failed == {
+        "b/c": ("crashed", "exit code 1: ValueError: broken triangle 7 of part"),
+        "e": ("refused", "cannot draw velvet"),
+        "f": ("filtered", "empty: no view shows anything"),
+        "g": ("filtered", "over-exposed: 1.000 of its pixels are white, more than 0.5"),
+        "h": ("crashed", "drew 3 of 4 views: 003.png is missing or damaged"),
+    }
+
+
+def test_the_trainer_reads_what_was_written(whole):
+    _, out, _ = whole
+    records = Records(str(out / "svd_meta.jsonl"), num_frames=4)
+    assert [records[index].id for index in range(len(records))] == ["a", "b/d", "i"]
+    for path in records[0].image_paths:
+        assert Image.open(out / path).mode == "RGBA"
+    elevations = {elevation for index in range(3) for elevation in records[index].elevations_deg}
+    assert len(elevations) == 3 and all(-5 <= elevation <= 30 for elevation in elevations)
+
+
+def test_cameras_stand_beside_the_views(whole):
+    _, out, _ = whole
+    cameras = json.loads((out / "i/cameras.json").read_text())
+    line = next(line for line in lines(out / "svd_meta.jsonl") if line["id"] == "i")
+    assert [f"i/{frame['file_path']}" for frame in cameras["frames"]] == line["image_path"]
+    assert cameras["w"] == 32
+    expected = camera_to_world(90, line["elevation"][0], orbit_distance())
+    assert np.allclose(cameras["frames"][1]["transform_matrix"], expected)
+
+
+def test_sheets_show_accepted_and_rejected_orbits(whole):
+    _, out, _ = whole
+    accepted, rejected = (np.asarray(Image.open(out / name)) for name in ("accepted.png", "rejected.png"))
+    assert accepted.shape[0] == 3 * 98 and rejected.shape[0] == 2 * 98
+    assert (accepted[48, 330:] != 255).any() and (rejected[:98, 330:] == 255).all(), "an empty object, on white"
+
+
+def test_nothing_is_left_lying_around(whole):
+    _, out, _ = whole
+    assert not list((out / ".rendering").iterdir())
+    hidden = {path.name for path in out.iterdir() if path.name.startswith(".")}
+    assert hidden == {".lock", ".rendering", ".rejected"}
+
+
+def test_again_it_has_nothing_to_do_and_says_alike_that_some_failed(whole, monkeypatch, tmp_path, capsys):
+    assets, out, _ = whole
+    monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
+    before = tree(out)
+    assert run(assets, out) == 1
+    assert tree(out) == before and not (tmp_path / "log").exists()
+    expected = "3 rendered, 2 filtered, 3 failed (crashed 2, refused 1) of 8 objects; nothing to do"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("division", [[{}], [{"RANK": str(rank), "WORLD_SIZE": "3"} for rank in (2, 0, 1)]])
+def test_neither_threads_nor_shares_nor_their_order_change_a_byte(division, whole, tmp_path, monkeypatch):
+    assets, out, _ = whole
+    for environment in division:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        run(assets, tmp_path / "out", "render.num_processes=3")
+    assert tree(tmp_path / "out") == tree(out)
+
+
+def test_filtered_objects_are_no_failures(tmp_path):
+    assets = make(tmp_path / "assets", {"a": "draws", "b": "vanishes"})
+    assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
+    assert lines(tmp_path / "out/failures.jsonl")[0]["kind"] == "filtered"
+    assert not (tmp_path / "out/accepted.png").exists()
+
+
+def test_failures_are_rendered_again_only_when_asked(tmp_path, monkeypatch):
+    assets = make(tmp_path / "assets", {"a": "draws", "b": "crashes"})
+    assert run(assets, tmp_path / "out") == 1
+    make(tmp_path / "assets", {"b": "draws"})  # the asset is mended
+    assert run(assets, tmp_path / "out") == 1
+    monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
+    assert run(assets, tmp_path / "out", "render.retry_failures=true") == 0
+    assert (tmp_path / "log").read_text() == "b.stl\n" and not (tmp_path / "out/failures.jsonl").read_text()
+
+
+def test_a_sheet_and_a_strip_go_with_what_they_showed(tmp_path):
+    assets, out = make(tmp_path / "assets", {"a": "vanishes"}), tmp_path / "out"
+    run(assets, out)
+    assert (
+        (out / "rejected.png").exists() and not (out / "accepted.png").exists() and any((out / ".rejected").iterdir())
+    )
+    make(assets, {"a": "draws"})
+    run(assets, out, "render.retry_failures=true")
+    assert (out / "accepted.png").exists() and not (out / "rejected.png").exists()
+    assert not any((out / ".rejected").iterdir())
+
+
+def test_files_that_no_renderer_should_see_are_failures_and_the_run_goes_on(tmp_path):
+    reasons = make_bad(tmp_path / "assets/bad")
+    make(tmp_path / "assets", {"draws": "draws"})
+    for path in (tmp_path / "assets/bad").glob("*.*"):  # one id each
+        path.rename(path.with_name(f"{path.stem}_{path.suffix[1:]}{path.suffix}"))
+    assert run(tmp_path / "assets", tmp_path / "out", "render.sheet_rows=0") == 1
+    failed = lines(tmp_path / "out/failures.jsonl")
+    assert len(failed) == len(reasons) and {line["kind"] for line in failed} <= {"unreadable", "refused"}
+    assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == ["draws"]
+
+
+def test_webp_holds_the_same_pixels(tmp_path):
+    assets = make(tmp_path / "assets", {"a": "draws"})
+    run(assets, tmp_path / "png", "render.sheet_rows=0")
+    run(assets, tmp_path / "webp", "render.sheet_rows=0", "render.format=webp")
+    png, webp = (np.asarray(Image.open(tmp_path / kind / f"a/002.{kind}")) for kind in ("png", "webp"))
+    assert np.array_equal(png, webp)
+    assert lines(tmp_path / "webp/svd_meta.jsonl")[0]["image_path"][2] == "a/002.webp"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["render.assets={folder}/nowhere"], "nowhere is neither a folder nor a .txt file"),
+        (["render.assets={folder}/empty"], "empty: holds no .glb, .gltf, .obj, .ply or .stl file"),
+        (["render.out={folder}/assets/a.stl"], "a.stl cannot be written: "),
+        (["render.out={folder}/assets/a.stl/out"], "cannot be written: Not a directory"),
+        (["render.renderer=rembrandt"], "no 'rembrandt'; the renderers are quick, blender"),
+        (["render.hdris={folder}/empty"], "holds no .hdr or .exr file"),
+        (["render.licenses=[by]"], "the licences of a folder's files are not known"),
+        (["render.elevation_min_deg=40.0"], "elevation_min_deg 40.0 is above elevation_max_deg 30.0"),
+        (["render.num_view=4"], "did you mean render.num_views?"),
+    ],
+)
+def test_bad_use_is_one_line_and_exit_2(words, message, tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "draws"})
+    (tmp_path / "empty").mkdir()
+    given = [f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL]
+    assert main.main(["render", *given, *(word.format(folder=tmp_path) for word in words)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and message in captured.err
+
+
+def test_a_folder_keeps_to_its_settings(whole, capsys):
+    assets, out, _ = whole
+    words = [f"render.assets={assets}", f"render.out={out}", *SMALL, "filter.min_thickness=0", "filter.min_change=0.01"]
+    assert main.main(["render", *words, "render.size_px=64", "render.seed=1"]) == 2
+    settings = "render.size_px=32, render.seed=0, filter.min_change=0.0"
+    assert capsys.readouterr().err == f"error: {out} was rendered with {settings}: choose another render.out\n"
+
+
+def test_a_folder_keeps_to_its_environment_maps(tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "draws"})
+    words = [f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", f"render.hdris={tmp_path}/maps", *SMALL]
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/one.hdr").write_bytes(b"one")
+    assert main.main(["render", *words, *NO_FILTER, "render.sheet_rows=0"]) == 0
+    (tmp_path / "maps").rename(tmp_path / "moved")
+    words[2] = f"render.hdris={tmp_path}/moved"
+    assert main.main(["render", *words, *NO_FILTER, "render.sheet_rows=0"]) == 0
+    (tmp_path / "moved/two.hdr").write_bytes(b"two")
+    capsys.readouterr()
+    assert main.main(["render", *words, *NO_FILTER]) == 2
+    error = capsys.readouterr().err
+    assert "was rendered with render.hdris=1 maps, " in error and "other files in " in error and "(2 maps, " in error
+
+
+def test_a_foreign_folder_in_the_way_is_not_touched(tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "draws"})
+    (tmp_path / "out/a").mkdir(parents=True)
+    (tmp_path / "out/a/holiday.jpg").touch()
+    assert (
+        main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL, *NO_FILTER]) == 2
+    )
+    assert "out/a exists, and is not an orbit of render's" in capsys.readouterr().err
+    assert (tmp_path / "out/a/holiday.jpg").exists()
+
+
+def test_a_machine_that_cannot_render_ends_the_run(tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "blames", "b": "draws"})
+    assert main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL]) == 2
+    assert "error: the renderer cannot run here: error: no GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out/failures.jsonl").read_text(), "it was not the asset's fault"
+
+
+@pytest.mark.parametrize(
+    ("tail", "left"), [(b'{"id": "torn", "im', 1), (b'{"id": "typed", "kind": "crashed"}', 2), (b"\0" * 40, 1)]
+)
+def test_a_torn_last_line_is_cut_off_and_a_whole_one_kept(tail, left, tmp_path):
+    (tmp_path / "failures.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n' + tail)
+    with Output(tmp_path) as output:
+        assert len(output.finished()[1]) == left
+    text = (tmp_path / "failures.jsonl").read_bytes()
+    assert text.endswith(b"}\n") and text.count(b"\n") == left
+
+
+def test_lines_are_read_while_another_holds_the_lock_and_only_whole_ones(tmp_path):
+    lines = Lines(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n{"id": "torn", "so')
+    lines.read_on()
+    assert set(lines.places) == {"a"}
+    with open(tmp_path / "a.jsonl", "r+b") as other:  # cuts the torn one off and writes as many bytes of another
+        other.truncate(31)
+    with open(tmp_path / "a.jsonl", "ab") as other:
+        other.write(b'{"id": "b"}\n')
+    lines.read_on()
+    assert set(lines.places) == {"a", "b"} and lines.line("b") == b'{"id": "b"}\n'
+    (tmp_path / "fresh").write_text('{"id": "c"}\n')
+    (tmp_path / "fresh").replace(tmp_path / "a.jsonl")
+    assert not lines.read_to_end(), "replaced since: to be read without the lock first"
+    lines.read_on()
+    assert lines.read_to_end() and set(lines.places) == {"c"}
+    lines.close()
+
+
+def test_torsos_of_killed_writers_are_swept(tmp_path):
+    with pytest.raises(KeyError), new_file(tmp_path / "render.json"):
+        raise KeyError
+    assert not list(tmp_path.iterdir()), "an error leaves none"
+    (tmp_path / ".svd_meta.jsonl.01234567.torso").touch()
+    with Output(tmp_path):
+        assert not list(tmp_path.glob(".*.torso"))
+
+
+def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):
+    make(tmp_path / "assets", {"a": "draws"})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/svd_meta.jsonl").write_text('{"id": "x"}\nnonsense\n{"id": "y"}\n')
+    assert main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL]) == 2
+    assert "svd_meta.jsonl:2: not a line of render's" in capsys.readouterr().err
+
+
+# Kills.
+
+
+def child(assets: str, out: str, words: list[str], environment: dict, moment: int, moments: list) -> None:
+    """In a process of its own: renders, notes what each moment was, and dies at number `moment` (0: never).
+
+    A moment is just before a sync, a rename, a removal, a new folder; or amid a line's write.
+    """
+    os.environ.update(environment)
+    use_standin(pytest.MonkeyPatch())
+    numbers = count(1)
+
+    def watch(name: str) -> None:
+        original = getattr(os, name)
+
+        def watched(*arguments, **keywords):
+            if name == "write" and not arguments[1].startswith(b'{"id"'):
+                return original(*arguments, **keywords)
+            moments.append(name)
+            if next(numbers) == moment:
+                if name == "write":
+                    original(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **keywords)
+
+        setattr(os, name, watched)
+
+    for name in ("fsync", "rename", "replace", "rmdir", "mkdir", "write"):
+        watch(name)
+    os._exit(run(Path(assets), Path(out), *words))
+
+
+def start(assets: Path, out: Path, *words: str, environment: dict | None = None, moment: int = 0, moments=None):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_commands_render"])
+    arguments = (str(assets), str(out), list(words), environment or {}, moment, [] if moments is None else moments)
+    process = context.Process(target=child, args=arguments)
+    process.start()
+    return process
+
+
+def ended(process) -> int:
+    process.join(ENDLESS)
+    return process.exitcode
+
+
+def test_sigkill_at_any_moment_leaves_no_trace_once_it_has_gone_on(tmp_path):
+    assets = make(tmp_path / "assets", {"a": "crashes", "b/c": "draws"})
+    words = ("render.sheet_rows=0", "render.num_views=2")
+    with multiprocessing.Manager() as manager:
+        moments = manager.list()
+        assert ended(start(assets, tmp_path / "whole", *words, moments=moments)) == 1
+        names = list(moments)
+    assert names.count("write") == 2
+    expected = tree(tmp_path / "whole")
+    chosen = sorted({1 + index * (len(names) - 1) // 5 for index in range(6)} | {1 + names.index("write")})
+    for moment in chosen:
+        out = tmp_path / f"killed_{moment}"
+        assert ended(start(assets, out, *words, moment=moment)) == -signal.SIGKILL
+        assert ended(start(assets, out, *words)) == 1
+        assert tree(out) == expected, f"killed before {names[moment - 1]}, moment {moment} of {len(names)}"
+        assert not list((out / ".rendering").iterdir())
+
+
+def test_processes_that_overlap_render_nothing_twice(tmp_path):
+    assets = make(tmp_path / "assets", dict.fromkeys("abcdefgh", "draws"))
+    divisions = ({}, {"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "1", "WORLD_SIZE": "2"})
+    log = {"STANDIN_LOG": str(tmp_path / "log")}
+    processes = [start(assets, tmp_path / "out", "render.sheet_rows=0", environment=log | one) for one in divisions]
+    assert [ended(process) for process in processes] == [0, 0, 0]
+    drawn = Counter((tmp_path / "log").read_text().split())
+    assert drawn == Counter({f"{letter}.stl": 1 for letter in "abcdefgh"})
+    assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == list("abcdefgh")
+
+
+def test_sigterm_ends_it_soon_and_the_same_command_goes_on(tmp_path):
+    assets = make(tmp_path / "assets", {"a": "draws", "b": "hangs"})
+    process = start(assets, tmp_path / "out", "render.sheet_rows=0", environment={"STANDIN_LOG": str(tmp_path / "log")})
+    while not (tmp_path / "log").exists() or "b.stl" not in (tmp_path / "log").read_text():
+        process.join(0.05)
+        assert process.exitcode is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 128 + signal.SIGTERM
+    make(tmp_path / "assets", {"b": "draws"})
+    assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
+
+
+# Objaverse, through a stand-in for its package.
+
+UIDS = [letter * 32 for letter in "abc"]
+PACKAGE = """
+import os
+from pathlib import Path
+BASE_PATH = {base!r}
+LICENSES = {licenses!r}
+def load_annotations(uids):
+    if os.environ.get("TORN_INDEX"):
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+    return {{uid: {{"license": LICENSES[uid]}} for uid in uids}}
+def load_objects(uids, download_processes):
+    if os.environ.get("NO_NETWORK"):
+        raise OSError("Temporary failure in name resolution")
+    path = Path(BASE_PATH, "hf-objaverse-v1/glbs/000-000", uids[0] + ".glb")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        Path(str(path) + ".tmp").write_bytes({glb!r})
+        if os.environ.get("KILLED_FETCHING"):
+            os.kill(os.getpid(), 9)
+        os.rename(str(path) + ".tmp", path)
+    if os.environ.get("KILLED_FETCHED"):
+        os.kill(os.getpid(), 9)
+    with open(BASE_PATH + "/log", "a") as log:
+        log.write(f"{{len(list(path.parent.iterdir()))}} ")
+    return {{uids[0]: str(path)}}
+"""
+
+
+@pytest.fixture
+def objaverse(tmp_path, monkeypatch):
+    make_good(tmp_path / "good")
+    licenses = dict(zip(UIDS, ("by", "by-nc", "by")))
+    text = PACKAGE.format(
+        base=str(tmp_path / "cache"), licenses=licenses, glb=(tmp_path / "good/crate.glb").read_bytes()
+    )
+    (tmp_path / "objaverse.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "objaverse", raising=False)
+    monkeypatch.setattr(command, "run_job", lambda *_: np.full((4, 32, 32, 4), 128, np.uint8))
+    (tmp_path / "uids.txt").write_text("# mine\n" + "\n".join(UIDS) + "\n\n" + "d" * 32 + " # not there\n")
+    yield tmp_path
+    sys.modules.pop("objaverse", None)
+
+
+def test_uids_are_fetched_rendered_and_removed_with_their_licence_noted(objaverse):
+    out, cached = objaverse / "out", objaverse / "cache/hf-objaverse-v1/glbs/000-000"
+    cached.mkdir(parents=True)
+    (cached / f"{UIDS[2]}.glb").write_bytes((objaverse / "good/crate.glb").read_bytes())  # the user's own
+    assert run(objaverse / "uids.txt", out, "render.licenses=[by, cc0]", "render.sheet_rows=0") == 1
+    assert [(line["id"], line["license"]) for line in lines(out / "svd_meta.jsonl")] == [
+        (UIDS[0], "by"),
+        (UIDS[2], "by"),
+    ]
+    failed = {line["id"]: (line["kind"], line["reason"]) for line in lines(out / "failures.jsonl")}
+    assert failed[UIDS[1]] == ("filtered", "its licence is by-nc, not one of render.licenses")
+    assert failed["d" * 32] == ("unreadable", "Objaverse has no such object")
+    assert [path.name for path in cached.iterdir()] == [f"{UIDS[2]}.glb"]
+    assert max(map(int, (objaverse / "cache/log").read_text().split())) <= 2
+
+
+def test_without_a_network_nothing_is_written_down(objaverse, monkeypatch):
+    monkeypatch.setenv("NO_NETWORK", "1")
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
+    assert not (objaverse / "out/failures.jsonl").read_text()
+    monkeypatch.delenv("NO_NETWORK")
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 0
+
+
+def test_a_torn_index_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):
+    monkeypatch.setenv("TORN_INDEX", "1")
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
+    assert not (objaverse / "out/failures.jsonl").read_text()
+    assert "a torn index, remove " in capsys.readouterr().out
+
+
+def test_an_error_of_the_packages_own_is_no_missing_object(objaverse, monkeypatch):
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    monkeypatch.setattr("objaverse.load_annotations", lambda uids: {}["license"])
+    with pytest.raises(KeyError, match="license"):
+        run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0")
+
+
+@pytest.mark.parametrize("moment", ["KILLED_FETCHING", "KILLED_FETCHED"])
+def test_what_a_killed_process_fetched_is_removed_by_the_next(moment, objaverse):
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    code = f"""
+import sys
+sys.path[:0] = {[str(objaverse), str(Path(__file__).parents[2])]!r}
+from pathlib import Path
+import tests.commands.test_render as tests
+tests.use_standin(tests.pytest.MonkeyPatch())
+tests.run(Path({str(objaverse / "uids.txt")!r}), Path({str(objaverse / "out")!r}), "render.sheet_rows=0")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, moment: "1"}, timeout=ENDLESS)
+    assert killed.returncode == -signal.SIGKILL
+    cached = objaverse / "cache/hf-objaverse-v1/glbs/000-000"
+    assert len(list(cached.iterdir())) == 1
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 0
+    assert not list(cached.iterdir()) and not list((objaverse / "cache/svd_mv_fetched").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chair\n", r"uids.txt:1: expected an Objaverse uid of 32 hexadecimal digits, found 'chair'"),
+        ("# none\n", "holds no Objaverse uid"),
+        (f"{UIDS[0]}\n{UIDS[0]}\n", "would both be object"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(text, message, objaverse, capsys):
+    (objaverse / "uids.txt").write_text(text)
+    assert main.main(["render", f"render.assets={objaverse}/uids.txt", f"render.out={objaverse}/out", *SMALL]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_package_one_line_says_how_to_get_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "objaverse", None)
+    (tmp_path / "uids.txt").write_text(UIDS[0])
+    assert main.main(["render", f"render.assets={tmp_path}/uids.txt", f"render.out={tmp_path}/out", *SMALL]) == 2
+    assert "takes `pip install objaverse`" in capsys.readouterr().err
+
+
+def test_the_quick_renderer_renders_every_format(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "environment_for", environment_for)
+    ids = make_good(tmp_path / "assets")
+    words = ("render.renderer=quick", "render.size_px=64", "render.num_samples=1", "filter.min_change=0.004")
+    assert run(tmp_path / "assets", tmp_path / "out", *words) == 0
+    assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == ids
+
+
+# Launched as users do.
+
+
+def test_accelerate_divides_the_list_among_its_processes(tmp_path):
+    """With files that no renderer sees, so that the launch needs none."""
+    for number in range(7):
+        path = make(tmp_path / "assets", {f"{number}": "draws"}) / f"{number}.stl"
+        path.write_text("cut off")
+    renderer = ("render.renderer=blender", f"render.executable={shutil.which('true')}")
+    words = (f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *renderer)
+    answer = accelerate_launch("--config_file", "accelerate_config/cpu.yaml", "main.py", "render", *words)
+    assert "1 failed (unreadable" not in answer.stdout and "3 failed (unreadable 3) of 3" in answer.stdout, (
+        answer.stdout
+    )
+    assert "4 failed (unreadable 4) of 4" in answer.stdout
+    assert [line["id"] for line in lines(tmp_path / "out/failures.jsonl")] == list("0123456")
+
+
+@pytest.mark.parametrize(
+    ("restarts", "words"), [({}, ""), ({"SLURM_RESTART_COUNT": "1"}, " render.retry_failures=false")]
+)
+def test_the_slurm_script_stops_a_task_in_time_and_requeues_it(restarts, words, tmp_path):
+    log = tmp_path / "log"
+    rendering = (
+        f'trap "echo TERM >> {log}; exit 143" TERM\necho "$@" >> {log}\nfor i in $(seq 100); do sleep 0.1; done\n'
+    )
+    (tmp_path / "python").write_text(f"#!/bin/bash\n{rendering}")
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {log}\n')
+    for name in ("python", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    task = {
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    } | restarts
+    process = subprocess.Popen(
+        ["bash", "accelerate_config/render_slurm.sbatch", "c.yaml", "render.out=o"], env={**os.environ, **task}
+    )
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(ENDLESS) == 0
+    assert log.read_text().splitlines() == [f"main.py render c.yaml render.out=o{words}", "TERM", "requeue 7_3"]

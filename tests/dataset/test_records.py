@@ -1,0 +1,94 @@
+import json
+import tracemalloc
+
+import pytest
+
+from dataset.records import Records
+from utils.errors import UserError
+
+
+def line(**changes) -> str:
+    record = {"image_path": [f"a/{view:03d}.png" for view in range(6)], "elevation": [10.0] * 6} | changes
+    return json.dumps({key: value for key, value in record.items() if value is not None})
+
+
+@pytest.fixture
+def records(tmp_path):
+    def records(*lines: str, num_frames=3) -> Records:
+        path = tmp_path / "meta.jsonl"
+        path.write_bytes("\n".join(lines).encode() if lines and isinstance(lines[0], str) else lines[0])
+        return Records(path, num_frames)
+
+    return records
+
+
+def test_a_line_becomes_a_record_and_further_keys_are_ignored(records):
+    first, second = records(line(id="chair", licence="CC0"), "", line(elevation=[10, 10.2, 10, 10, 10, 9.9]))
+    assert (first.id, len(first.image_paths), first.elevations_deg[0]) == ("chair", 6, 10.0)
+    assert second.id == "a" and second.elevations_deg[1] == 10.2 and second.place.endswith("meta.jsonl:3")
+
+
+def test_the_dummy_dataset_is_sixteen_and_four_records_spread_over_the_elevations():
+    training, held_out = Records("svd_meta.jsonl", 21), Records("svd_meta_held_out.jsonl", 21)
+    assert (len(training), len(held_out)) == (16, 4)
+    elevations = sorted(record.elevations_deg[0] for record in training)
+    assert elevations[0] == -5 and elevations[-1] == 30 and max(b - a for a, b in zip(elevations, elevations[1:])) < 4
+    assert not {record.id for record in training} & {record.id for record in held_out}
+
+
+@pytest.mark.parametrize(
+    ("bad", "fragment"),
+    [
+        ("{", "not JSON"),
+        ("[1, 2]", "expected an object"),
+        ("{}", "'image_path' must be a list, one entry per view; it is missing"),
+        (line(elevation=None), "'elevation' must be a list"),
+        (line(elevation=10), "'elevation' must be a list"),
+        (line(image_path=[]), "an orbit holds 3 views or a multiple of it, found 0"),
+        (line(image_path=["a.png"] * 5), "found 5"),
+        (line(elevation=[1.0] * 5), "expected 6 elevations, found 5"),
+        (line(elevation=[0, 0, 0, 0, 0, 0.6]), "elevations vary by 0.6 degrees"),
+        (line(elevation=[91] * 6), "in [-90, 90], found 91"),
+        (line(elevation=[float("nan")] * 6), "found nan"),
+        (line(elevation=[True] * 6), "found True"),
+        (line(elevation=[10**400] * 6), "in [-90, 90]"),
+        ("[" * 100_000, "not JSON"),
+        (line(elevation=["10"] * 6), "found '10'"),
+        (line(image_path=["../x.png"] * 6), "'../x.png' leaves data.root"),
+        (line(image_path=["a/../../x.png"] * 6), "leaves data.root"),
+        (line(image_path=["/etc/passwd"] * 6), "leaves data.root"),
+        (line(image_path=["..\\x.png"] * 6), "leaves data.root"),
+        (line(image_path=[""] * 6), "expected an image path"),
+        (line(image_path=[7] * 6), "expected an image path, found 7"),
+        (line(id=[1]), "'id' must be"),
+    ],
+)
+def test_a_malformed_line_is_one_error_naming_file_and_line(records, bad, fragment):
+    with pytest.raises(UserError) as error:
+        records(line(), bad)
+    assert "meta.jsonl:2: " in str(error.value) and fragment in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bytes_that_are_not_text_name_the_line(records):
+    with pytest.raises(UserError, match=r"meta\.jsonl:1: not JSON"):
+        records(b"\xff\xfe{}\n")
+
+
+def test_a_file_that_is_missing_or_empty_is_named(records, tmp_path):
+    with pytest.raises(UserError, match=r"absent\.jsonl: cannot be read"):
+        Records(tmp_path / "absent.jsonl", 3)
+    with pytest.raises(UserError, match="holds no record"):
+        records("", "  ")
+
+
+def test_a_hundred_thousand_records_take_little_memory(tmp_path):
+    path = tmp_path / "big.jsonl"
+    with open(path, "w") as file:
+        for number in range(100_000):
+            file.write(line(id=f"object-{number}") + "\n")
+    tracemalloc.start()
+    records = Records(path, 3)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(records) == 100_000 and records[99_999].id == "object-99999" and records[12_345].place.endswith(":12346")
+    assert held < 4 * 2**20, f"{held} bytes"

@@ -1,0 +1,94 @@
+"""Which assets there are, what they are called, and whose they are."""
+
+import os
+
+import pytest
+
+from rendering.queue.assets import Asset, AssetFolder, Share, share_of
+from tests.helpers.make_assets import make_good
+from utils.errors import UserError
+
+
+def test_ids_are_the_paths_without_suffix_and_companions_are_no_assets(tmp_path):
+    ids = make_good(tmp_path)
+    found = AssetFolder(tmp_path).assets
+    assert [asset.id for asset in found] == ids
+    assert found[2] == Asset("plants/leaf", "plants/leaf.gltf")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "holds no .glb, .gltf, .obj, .ply or .stl file"),
+        (("notes.txt", ".hidden.glb", ".cache/a.glb"), "holds no .glb"),
+        (("chair.obj", "chair.glb"), "chair.glb and chair.obj would both be object 'chair'"),
+        (("car.glb", "car/wheel.glb"), "car/wheel.glb would be rendered into the folder of car.glb's views"),
+        (("failures.jsonl.glb",), "a name that render needs itself"),
+    ],
+)
+def test_folders_that_cannot_be_rendered_are_refused(names, message, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=message):
+        AssetFolder(tmp_path)
+
+
+def test_ids_can_stand_in_a_jsonl(tmp_path):
+    (tmp_path / os.fsdecode(b"a\\b\n\xff.glb")).touch()
+    assert [asset.id for asset in AssetFolder(tmp_path).assets] == ["a_b__"]
+    assert AssetFolder(tmp_path).assets[0].source == os.fsdecode(b"a\\b\n\xff.glb")
+
+
+def array(task: int, first: int, last: int, count: int) -> dict:
+    names = ("ID", "MIN", "MAX", "COUNT")
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in zip(names, (task, first, last, count))}
+
+
+def rank(index: int, count: int) -> dict:
+    return {"RANK": str(index), "WORLD_SIZE": str(count)}
+
+
+def step(index: int, count: int) -> dict:
+    return {"SLURM_PROCID": str(index), "SLURM_STEP_NUM_TASKS": str(count)}
+
+
+@pytest.mark.parametrize(
+    "environments",
+    [
+        [{}],
+        [
+            {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}
+        ],  # a batch script's own shell is one process, whatever it asked for
+        [rank(index, 3) for index in range(3)],
+        [step(index, 4) for index in range(4)],
+        [array(task, 5, 8, 4) for task in range(5, 9)],
+        [array(task, 1, 13, 5) for task in range(1, 14, 3)],
+        [array(task, 7, 7, 1) for task in (7,)],
+        [array(task, 1, 3, 3) | rank(index, 2) | step(0, 1) for task in (1, 2, 3) for index in range(2)],
+    ],
+)
+def test_every_asset_is_in_exactly_one_share(environments):
+    assets = [Asset(str(number), "") for number in range(101)]
+    shares = [share_of(environment).of(assets) for environment in environments]
+    assert sorted(asset.id for share in shares for asset in share) == sorted(asset.id for asset in assets)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (array(2, 1, 5, 3), "has gaps"),
+        (array(5, 3, 8, 2) | {"SLURM_ARRAY_TASK_MAX": "9", "SLURM_ARRAY_TASK_COUNT": "3"}, "has gaps"),
+        ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_MIN must be a number, found ''"),
+        ({"WORLD_SIZE": "2"}, "RANK must be a number"),
+        (rank(2, 2), "process 2 of 2 cannot be"),
+    ],
+)
+def test_divisions_that_would_lose_assets_are_refused(environment, message):
+    with pytest.raises(UserError, match=message):
+        share_of(environment)
+
+
+def test_a_share_is_every_nth():
+    assert Share(1, 3).of([Asset(letter, "") for letter in "abcdef"]) == [Asset("b", ""), Asset("e", "")]

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+import training.checkpoint
+from training.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
+from utils.errors import UserError
+from utils.schemas import Train
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    for step in range(100, 800, 100):
+        folder = tmp_path / "checkpoints" / f"step_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / META).write_text("{}")
+    return tmp_path
+
+
+def steps(run: Path) -> list[int]:
+    return [int(path.name[5:]) for path in checkpoints(run)]
+
+
+def test_prune_keeps_the_newest_and_the_multiples_and_clears_torsos(run):
+    for torso in (".saving_step_0000800", ".removing_step_0000050"):
+        (run / "checkpoints" / torso).mkdir()
+    prune(run, Train(max_steps=1, keep_last=2, keep_every_steps=300))
+    assert steps(run) == [300, 600, 700]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        f"step_0000{step}" for step in (300, 600, 700)
+    ]
+    prune(run, Train(max_steps=1, keep_last=1))
+    assert steps(run) == [700]
+
+
+def test_a_folder_without_meta_is_no_checkpoint(run, tiny_config):
+    (run / "checkpoints/step_0000700" / META).unlink()
+    assert find_checkpoint(run, tiny_config()).name == "step_0000600"
+    assert find_checkpoint(run / "nowhere", tiny_config()) is None
+    with pytest.raises(UserError, match="no checkpoint"):
+        find_checkpoint(run / "nowhere", tiny_config("run.resume=must"))
+
+
+@pytest.mark.parametrize(
+    ("saved", "fits"),
+    [
+        ({"type": "plain", "num_processes": 1}, True),
+        ({"type": "plain", "num_processes": 8}, True),
+        ({"type": "ZeRO-2", "num_processes": 1}, False),
+        ({"type": "ZeRO-3", "num_processes": 2}, False),
+    ],
+)
+def test_another_engine_is_refused_with_the_way_to_warm_start(saved, fits, tmp_path):
+    accelerator = Accelerator(cpu=True)
+    if fits:
+        check_engine(tmp_path, saved, accelerator)
+        return
+    with pytest.raises(UserError, match=rf"{saved['num_processes']} process\(es\) under {saved['type']}.*model\.base="):
+        check_engine(tmp_path, saved, accelerator)
+
+
+def test_another_number_of_zero_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.checkpoint, "engine", lambda _: {"type": "ZeRO-2", "num_processes": 4})
+    check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 4}, None)
+    with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2, this is 4"):
+        check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 2}, None)

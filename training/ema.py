@@ -1,0 +1,45 @@
+"""An fp32 exponential moving average of the trainable weights that is right under every launcher."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+SLICE = 2**24
+
+
+class Ema:
+    """Follows the fp32 masters of this rank (`training.masters.master_parts`): no gathering, 4 bytes a parameter over the ranks."""
+
+    def __init__(self, masters: list[Tensor]):
+        self.masters = masters
+        self.parts = [master.detach().clone() for master in masters]
+        assert all(part.dtype == torch.float32 for part in self.parts), "the masters are fp32"
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        torch._foreach_lerp_(self.parts, [master.detach() for master in self.masters], 1 - decay)
+
+    @contextmanager
+    def in_place_of_masters(self) -> Iterator[None]:
+        """Within, whatever reads the masters (`training.masters.full_weights`) reads the average."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for master, part in zip(self.masters, self.parts, strict=True):
+            # In slices: under ZeRO on one rank a part is the whole model.
+            for one, other in zip(master.detach().view(-1).split(SLICE), part.view(-1).split(SLICE)):
+                held = one.clone()
+                one.copy_(other)
+                other.copy_(held)
+
+    @torch.no_grad()
+    def load(self, parts: list[Tensor]) -> None:
+        for part, value in zip(self.parts, parts, strict=True):
+            part.copy_(value)
