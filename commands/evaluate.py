@@ -30,7 +30,7 @@ from utils.config import read_json
 from utils.errors import UserError
 from utils.files import file_name, read_lines, write_atomically
 from utils.randomness import generator
-from utils.schemas import Data, Evaluate, EvaluateConfig
+from utils.schemas import DataSettings, EvaluateConfig, EvaluateSettings
 
 # Settings that do not change an object's numbers, so that an evaluation may go on with other values.
 FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevations_deg", "views", "metrics")
@@ -66,7 +66,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     return 1 if unavailable else 0
 
 
-def evaluation_data(trained: Trained, settings: Evaluate) -> Data:
+def evaluation_data(trained: Trained, settings: EvaluateSettings) -> DataSettings:
     """The data as in training (views, crop), but of `settings` and on white. Raises UserError without a root."""
     root = settings.root or trained.data.root
     if not root:
@@ -77,7 +77,7 @@ def evaluation_data(trained: Trained, settings: Evaluate) -> Data:
     )
 
 
-def choose_records(records: Records, data: Data, settings: Evaluate) -> dict[str, int]:
+def choose_records(records: Records, data: DataSettings, settings: EvaluateSettings) -> dict[str, int]:
     """{record id: index} of what is measured, by `evaluate.objects` or by hash. Raises UserError for one that cannot be."""
     by_id: dict[str, int] = {}
     names: dict[str, str] = {}
@@ -112,7 +112,7 @@ def read_objects(path: Path, known: dict[str, int]) -> list[str]:
     return ids
 
 
-def check_record(record: OrbitRecord, data: Data, settings: Evaluate) -> None:
+def check_record(record: OrbitRecord, data: DataSettings, settings: EvaluateSettings) -> None:
     if settings.input_view >= len(record.image_paths):
         raise UserError(f"{record.place}: has {len(record.image_paths)} views, no input_view {settings.input_view}")
     if settings.elevations_deg is not None:
@@ -127,7 +127,7 @@ def check_record(record: OrbitRecord, data: Data, settings: Evaluate) -> None:
         raise UserError(f"{record.place}: {Path(data.root, missing)}: no such image file")
 
 
-def fingerprint(trained: Trained, settings: Evaluate, accelerator: Accelerator) -> dict:
+def fingerprint(trained: Trained, settings: EvaluateSettings, accelerator: Accelerator) -> dict:
     """What an object's numbers follow from."""
     keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
     with open(settings.meta, "rb") as file:
@@ -161,7 +161,7 @@ def open_results(out: Path, now: dict) -> None:
         (out / folder).mkdir(exist_ok=True)
 
 
-def load_metrics(settings: Evaluate, accelerator: Accelerator) -> tuple[dict[str, Metric], dict[str, str]]:
+def load_metrics(settings: EvaluateSettings, accelerator: Accelerator) -> tuple[dict[str, Metric], dict[str, str]]:
     """The metrics asked for, and why those are missing that cannot be had on some rank."""
     loaders = {
         "psnr": lambda: psnr,
@@ -181,7 +181,7 @@ def load_metrics(settings: Evaluate, accelerator: Accelerator) -> tuple[dict[str
     return {name: metric for name, metric in metrics.items() if name not in unavailable}, unavailable
 
 
-def results_file(settings: Evaluate, record_id: str) -> Path:
+def results_file(settings: EvaluateSettings, record_id: str) -> Path:
     return Path(settings.out, "objects", f"{file_name(record_id)}.json")
 
 
@@ -191,7 +191,12 @@ def measured(path: Path, metrics: dict[str, Metric]) -> bool:
 
 
 def evaluate_record(
-    record: OrbitRecord, index: int, data: Data, sampler: Sampler, metrics: dict[str, Metric], settings: Evaluate
+    record: OrbitRecord,
+    index: int,
+    data: DataSettings,
+    sampler: Sampler,
+    metrics: dict[str, Metric],
+    settings: EvaluateSettings,
 ) -> None:
     """Sample one orbit, measure it and its two baselines, and write its video and its numbers."""
     encoders = sampler.svd.encoders
@@ -212,7 +217,7 @@ def evaluate_record(
     write_atomically(results_file(settings, record.id), json.dumps(about | {"metrics": numbers}) + "\n")
 
 
-def write_small_video(orbit: HeldOut, views: Tensor, settings: Evaluate) -> None:
+def write_small_video(orbit: HeldOut, views: Tensor, settings: EvaluateSettings) -> None:
     """Input | truth | sample, for the page."""
     size = (settings.video_px, settings.video_px)
     pixels, views = (F.interpolate(x, size=size, mode="bicubic", antialias=True) for x in (orbit.pixels, views))

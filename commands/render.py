@@ -31,7 +31,7 @@ from rendering.safety.asset import check_asset
 from rendering.sheets import strip, write_sheets
 from utils.config import to_json
 from utils.errors import UserError
-from utils.schemas import Render, RenderConfig
+from utils.schemas import RenderConfig, RenderSettings
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
 # What makes the pictures, with the filter section and the maps in `hdris`: one folder is one setting of these.
@@ -72,13 +72,13 @@ def render(cfg: RenderConfig) -> int:
         return int(bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine))
 
 
-def find_renderer(render: Render) -> ModuleType:
+def find_renderer(render: RenderSettings) -> ModuleType:
     if render.renderer not in RENDERERS:
         raise UserError(f"render.renderer: no '{render.renderer}'; the renderers are {', '.join(RENDERERS)}")
     return RENDERERS[render.renderer]
 
 
-def open_assets(render: Render) -> AssetFolder | ObjaverseList:
+def open_assets(render: RenderSettings) -> AssetFolder | ObjaverseList:
     path = Path(render.assets).expanduser()
     if path.suffix.lower() == ".txt" and path.is_file():
         return ObjaverseList(path, render.licenses)
@@ -203,13 +203,13 @@ def draw_orbit(asset: Asset, folder: Path, work: Work) -> dict:
     return {"image_path": paths, "elevation": [elevation_deg] * len(names)} | fetched.about
 
 
-def elevation_of(seed: int, render: Render) -> float:
+def elevation_of(seed: int, render: RenderSettings) -> float:
     """Degrees, of all views of an object, to a thousandth."""
     random = np.random.default_rng([seed, ELEVATION_STREAM])
     return round(float(random.uniform(render.elevation_min_deg, render.elevation_max_deg)), 3)
 
 
-def worker_environment(render: Render) -> dict[str, str]:
+def worker_environment(render: RenderSettings) -> dict[str, str]:
     """The machine's cores divided among the workers; a GPU for each process of `accelerate launch`."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -22,7 +22,7 @@ from training.validation import start_video
 from utils.errors import UserError
 from utils.files import new_folder
 from utils.randomness import generator
-from utils.schemas import Sample, SampleConfig
+from utils.schemas import SampleConfig, SampleSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
@@ -64,7 +64,7 @@ def sample(cfg: SampleConfig) -> None:
     accelerator.end_training()
 
 
-def results_folder(settings: Sample, item: InputImage, seed: int) -> Path:
+def results_folder(settings: SampleSettings, item: InputImage, seed: int) -> Path:
     return Path(settings.out, item.name, f"seed_{seed}")
 
 
@@ -78,7 +78,7 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} would be replaced, but holds {foreign[0]}: move it, or choose another sample.out")
 
 
-def resolved(settings: Sample, trained: Trained) -> Sample:
+def resolved(settings: SampleSettings, trained: Trained) -> SampleSettings:
     """With the size and the framing of the training data where none is given."""
     fill = settings.object_fill or trained.recipe.get("object_fill") or USUAL_FILL
     return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or trained.data.size_px})
@@ -98,7 +98,7 @@ def background_remover() -> Callable[[Image.Image], Image.Image]:
 
 
 def sample_batch(
-    batch: list[tuple[InputImage, int]], views: list[Tensor], sampler: Sampler, settings: Sample, on_step
+    batch: list[tuple[InputImage, int]], views: list[Tensor], sampler: Sampler, settings: SampleSettings, on_step
 ) -> list[Tensor]:
     """F 3 H W of each (image, seed). Its noise depends on the seed alone: not on its batch, its rank or the other images."""
     conds, noises = [], []
@@ -113,7 +113,7 @@ def sample_batch(
     return sampler(Conditioning.cat(conds), torch.cat(noises), settings, on_step)
 
 
-def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, settings: Sample) -> None:
+def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, settings: SampleSettings) -> None:
     """000.png ..., video.mp4, sheet.png, input.png and transforms.json."""
     frames, shown = to_uint8(video), to_uint8(view)
     names = [f"{number:03d}.png" for number in range(len(frames))]
@@ -127,7 +127,7 @@ def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, set
 
 
 def write_settings(
-    folder: Path, item: InputImage, seed: int, trained: Trained, settings: Sample, precision: str
+    folder: Path, item: InputImage, seed: int, trained: Trained, settings: SampleSettings, precision: str
 ) -> None:
     """sample.json: what it takes to make the same video again."""
     model = {"folder": str(trained.folder), "weights": trained.weights, "step": trained.recipe["step"]}

@@ -16,10 +16,10 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from dataset.records import Records
 from dataset.views import WHITE, load_orbit
 from models.svd import count_parameters
-from utils.schemas import Data, TinyBaseConfig
+from utils.schemas import DataSettings, TinyBaseConfig
 
 EMBED_DIM = 32
-VAE_DATA = Data(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
+VAE_DATA = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
 CLIP_VIEWS = 7  # that the VAE sees at a time, as validation.decode_chunk's default
 
 

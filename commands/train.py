@@ -44,7 +44,7 @@ from training.validation import validate_orbits
 from training.window import Window, peak_memory_gib
 from utils.config import to_json
 from utils.errors import UserError
-from utils.schemas import Noise, Optim, TrainConfig
+from utils.schemas import NoiseSettings, OptimSettings, TrainConfig
 
 log = logging.getLogger("svd_mv")
 
@@ -211,18 +211,18 @@ def prepare(unet: nn.Module, cfg: TrainConfig, accelerator: Accelerator, checkpo
     return training
 
 
-def make_optimizer(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+def make_optimizer(parameters: list[nn.Parameter], optim: OptimSettings) -> torch.optim.Optimizer:
     if optim.name == "sgd":
         return torch.optim.SGD(parameters, **hyperparameters(optim))
     return torch.optim.AdamW(parameters, **hyperparameters(optim))
 
 
-def hyperparameters(optim: Optim) -> dict:
+def hyperparameters(optim: OptimSettings) -> dict:
     common = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, "fused": True}
     return common | ({"betas": optim.betas} if optim.name == "adamw" else {})
 
 
-def set_hyperparameters(training: Training, optim: Optim) -> None:
+def set_hyperparameters(training: Training, optim: OptimSettings) -> None:
     for group in training.optimizer.param_groups:
         group.update(hyperparameters(optim))
     if is_deepspeed(training.accelerator):
@@ -245,7 +245,7 @@ def timed_next(batches: Iterator[Orbit], window: Window) -> Orbit:
 
 
 def encode(
-    orbit: Orbit, encoders: Encoders, seed: int, noise: Noise, device: torch.device
+    orbit: Orbit, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
     """Pixels -> scaled latents (B F 4 h w), their conditioning with its dropout, and the samples' random numbers."""
     pixels = orbit.pixels.to(device)  # B F 3 H W

@@ -14,7 +14,7 @@ from dataset.views import MAX_SIDE_PX, WHITE
 from utils.errors import UserError
 from utils.files import file_name, read_lines
 from utils.images import open_rgba
-from utils.schemas import Sample
+from utils.schemas import SampleSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MIN_ALPHA = 16  # of 255: what belongs to the object
@@ -28,7 +28,7 @@ class InputImage:
     elevation_deg: float
 
 
-def list_inputs(sample: Sample) -> list[InputImage]:
+def list_inputs(sample: SampleSettings) -> list[InputImage]:
     """Of an image, a folder of images, or a jsonl. Raises UserError if there is none, or two would share a name."""
     path = Path(sample.image)
     if path.is_dir():
@@ -47,13 +47,13 @@ def list_inputs(sample: Sample) -> list[InputImage]:
     return inputs
 
 
-def _elevation(sample: Sample, path: Path) -> float:
+def _elevation(sample: SampleSettings, path: Path) -> float:
     if sample.elevation_deg is None:
         raise UserError(f"sample.elevation_deg is missing: how far above the horizon was the camera of {path}?")
     return sample.elevation_deg
 
 
-def _from_line(line: str, place: str, path: Path, sample: Sample) -> InputImage:
+def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> InputImage:
     """{"image": FILE, "elevation_deg": 12, "id": NAME}, or a line of svd_meta.jsonl, of which the first view is taken."""
     try:
         raw = json.loads(line)

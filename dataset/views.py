@@ -15,7 +15,7 @@ from dataset.records import OrbitRecord, Records
 from utils.errors import UserError
 from utils.images import open_rgba
 from utils.randomness import generator
-from utils.schemas import Data
+from utils.schemas import DataSettings
 
 WHITE = torch.ones(3)
 MAX_SIDE_PX = 8192  # a view of 20000 x 1 pixels would be made a square of 1.6 GB
@@ -31,7 +31,7 @@ class Orbit:
     places: list[str]  # file:line of the records
 
 
-def load_orbit(record: OrbitRecord, data: Data, start: int, background: Tensor, n: int) -> Orbit:
+def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor, n: int) -> Orbit:
     """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
     images = _open_views(record, data, start, data.num_frames)
     box = _shared_box(images, data, record.place)
@@ -39,7 +39,7 @@ def load_orbit(record: OrbitRecord, data: Data, start: int, background: Tensor, 
     return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
 
 
-def _open_views(record: OrbitRecord, data: Data, start: int, num_frames: int) -> list[Image.Image]:
+def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
     """The first `num_frames` of the orbit's `data.num_frames` views."""
     num_views = len(record.image_paths)
     places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(num_frames)]
@@ -51,7 +51,7 @@ def _open_views(record: OrbitRecord, data: Data, start: int, num_frames: int) ->
     return images
 
 
-def _shared_box(images: list[Image.Image], data: Data, place: str) -> Box:
+def _shared_box(images: list[Image.Image], data: DataSettings, place: str) -> Box:
     if data.object_fill is None:
         box = square_box(images[0].size)
     else:
@@ -61,7 +61,7 @@ def _shared_box(images: list[Image.Image], data: Data, place: str) -> Box:
     return box
 
 
-def measure_object_fill(records: Records, data: Data, num_records: int = 32) -> float | None:
+def measure_object_fill(records: Records, data: DataSettings, num_records: int = 32) -> float | None:
     """Share of the frame's side that the longer side of the object's box takes in an input view, as training sees it.
 
     The median over one view each of `num_records` records, evenly spread; None if none of them is a cut-out object.
@@ -80,7 +80,7 @@ def measure_object_fill(records: Records, data: Data, num_records: int = 32) -> 
 class OrbitViews(Dataset):
     """Training samples: `views[n]` for any n >= 0. Everything random about a sample follows from (seed, n)."""
 
-    def __init__(self, records: Records, data: Data, seed: int):
+    def __init__(self, records: Records, data: DataSettings, seed: int):
         self.records, self.data, self.seed = records, data, seed
 
     def __getitem__(self, n: int) -> Orbit:

@@ -14,13 +14,13 @@ from training.validation import over_views
 from utils.config import read_json, read_yaml
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.schemas import Data, Evaluate
+from utils.schemas import DataSettings, EvaluateSettings
 
 PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"
 
 
 def write_report(
-    settings: Evaluate,
+    settings: EvaluateSettings,
     trained: Trained,
     differences: list[str],
     metrics: list[str],
@@ -74,7 +74,7 @@ def summarise(objects: list[dict], metrics: list[str]) -> dict:
     return {"summary": summary, "per_view": views, "objects": rows}
 
 
-def protocol_differences(settings: Evaluate, data: Data) -> list[str]:
+def protocol_differences(settings: EvaluateSettings, data: DataSettings) -> list[str]:
     """The settings that are not those of `settings.protocol`; empty: all are. Raises UserError if there is no such protocol."""
     if settings.protocol is None:
         return ["no protocol was asked for"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.conditioning import Conditioning
 from models.edm import denoise, draw_sigma, loss_weight
 from utils.randomness import generator
-from utils.schemas import Noise
+from utils.schemas import NoiseSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Draws:
         return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def draw(seed: int, n: Sequence[int], noise: Noise, latent_shape: Sequence[int], view_shape: Sequence[int]) -> Draws:
+def draw(
+    seed: int, n: Sequence[int], noise: NoiseSettings, latent_shape: Sequence[int], view_shape: Sequence[int]
+) -> Draws:
     """The draws of samples `n`: each a function of (seed, n) alone, whatever the batch, worker or rank.
 
     latent_shape: F 4 h w, view_shape: 3 H W. The scalars come first, so that they do not depend on the resolution.

@@ -22,7 +22,7 @@ from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
 from utils.config import read_json
 from utils.errors import UserError
-from utils.schemas import Model
+from utils.schemas import ModelSettings
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
@@ -45,7 +45,7 @@ class Base:
     variant: str | None  # of the weight files in `rest`
 
 
-def find_base(model: Model, config_only: bool = False) -> Base:
+def find_base(model: ModelSettings, config_only: bool = False) -> Base:
     """`model.base` as folders; a hub id is downloaded (or found in the cache). Raises UserError saying how to get it.
 
     `config_only`: of a hub repository only the UNet's config, to count with.
@@ -66,7 +66,7 @@ def find_base(model: Model, config_only: bool = False) -> Base:
     return Base(folder / "unet", folder, model.variant)
 
 
-def _download(model: Model, config_only: bool) -> Path:
+def _download(model: ModelSettings, config_only: bool) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model.base) or model.base.startswith("."):
         raise UserError(f"model.base: no folder '{model.base}' (and that is no hub id, which reads ORGANISATION/NAME)")
     weights = f"*/*.{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
@@ -90,7 +90,7 @@ def _download(model: Model, config_only: bool) -> Path:
     raise UserError(f"model.base: '{model.base}' is no folder here, and as a hub repository it {why}")
 
 
-def load_svd(base: Base, model: Model) -> Svd:
+def load_svd(base: Base, model: ModelSettings) -> Svd:
     """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
     folder = base.rest
     unet = load_unet(base, model)
@@ -116,7 +116,7 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
     return scheduler
 
 
-def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
+def load_unet(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
     variant = base.variant if base.unet.parent == base.rest else None  # our checkpoints have none
     unet = load_part(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
     unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
@@ -124,7 +124,7 @@ def load_unet(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
     return unet
 
 
-def unet_skeleton(base: Base, model: Model) -> UNetSpatioTemporalConditionModel:
+def unet_skeleton(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
     """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
     with _as_user_error(base.unet), torch.device("meta"):
         config = UNetSpatioTemporalConditionModel.load_config(base.unet)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rendering.camera import RADIUS, orbit_distance
-from utils.schemas import Filter
+from utils.schemas import FilterSettings
 
 OPAQUE = 128  # alpha from which a pixel is the object's
 BURNT, BLACK = 250, 5  # all three channels at least, at most
@@ -15,7 +15,7 @@ LUMA = np.array([0.2126, 0.7152, 0.0722])
 _TURNS_DEG = np.arange(0, 180, 0.5)
 
 
-def why_rejected(views: np.ndarray, elevation_deg: float, filter_: Filter) -> str | None:
+def why_rejected(views: np.ndarray, elevation_deg: float, filter_: FilterSettings) -> str | None:
     """The first reason to leave the orbit out, with its numbers; None: keep it."""
     checks = (
         lambda: _in_the_frame(views, filter_),
@@ -26,7 +26,7 @@ def why_rejected(views: np.ndarray, elevation_deg: float, filter_: Filter) -> st
     return next((reason for check in checks if (reason := check())), None)
 
 
-def _in_the_frame(views: np.ndarray, filter_: Filter) -> str | None:
+def _in_the_frame(views: np.ndarray, filter_: FilterSettings) -> str | None:
     alpha = views[..., 3]
     if not alpha.any():
         return "empty: no view shows anything"
@@ -39,7 +39,7 @@ def _in_the_frame(views: np.ndarray, filter_: Filter) -> str | None:
     return None
 
 
-def _solid(views: np.ndarray, elevation_deg: float, filter_: Filter) -> str | None:
+def _solid(views: np.ndarray, elevation_deg: float, filter_: FilterSettings) -> str | None:
     if len(views) < VIEWS_FOR_EXTENTS:
         return None
     extents = np.sort(box_extents(views[..., 3] >= OPAQUE, elevation_deg))
@@ -95,7 +95,7 @@ def _fit(sine: np.ndarray, cosine: np.ndarray, widths: np.ndarray) -> np.ndarray
     return np.stack([(cc * sw - sc * cw), (ss * cw - sc * sw)], axis=1).clip(0) / determinant[:, None]
 
 
-def _exposed(views: np.ndarray, filter_: Filter) -> str | None:
+def _exposed(views: np.ndarray, filter_: FilterSettings) -> str | None:
     views = _fewer_pixels(views)
     pixels = views[views[..., 3] >= OPAQUE][:, :3]  # N 3
     if not len(pixels):
@@ -111,7 +111,7 @@ def _exposed(views: np.ndarray, filter_: Filter) -> str | None:
     return None
 
 
-def _turning(views: np.ndarray, filter_: Filter) -> str | None:
+def _turning(views: np.ndarray, filter_: FilterSettings) -> str | None:
     """How far the view that differs most is from the first, over the pixels of either; colours weighted by alpha."""
     views = _fewer_pixels(views)
     first, change = _weighted(views[0]), 0.0

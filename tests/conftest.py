@@ -64,9 +64,9 @@ def orbit_pixels():
     """1 21 3 64 64 in [-1, 1]: the first training orbit."""
     from dataset.records import Records
     from dataset.views import WHITE, load_orbit
-    from utils.schemas import Data
+    from utils.schemas import DataSettings
 
-    data = Data(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
+    data = DataSettings(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
     return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE, 0).pixels[None]
 
 

@@ -29,7 +29,7 @@ SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return names | {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
 
@@ -91,7 +91,8 @@ def read_keys() -> set[tuple[str, str]]:
 
 def owners(section: str, part: type, key: str) -> set[str]:
     """Names under which a key may be read: its section, and the class that the section inherits it from."""
-    return {section} | {base.__name__.lower() for base in part.__mro__ if key in getattr(base, "model_fields", {})}
+    bases = [base for base in part.__mro__ if key in getattr(base, "model_fields", {})]
+    return {section} | {base.__name__.removesuffix("Settings").lower() for base in bases}
 
 
 def test_every_key_is_read_by_some_code():

@@ -15,7 +15,7 @@ from models.objective import denoising_loss, draw
 from models.svd import choose_trainable
 from tests.helpers.launch import accelerate_launch
 from training.checkpoint import checkpoints
-from utils.schemas import Noise
+from utils.schemas import NoiseSettings
 
 pytestmark = pytest.mark.slow
 LATENT, VIEW = (21, 4, 8, 8), (3, 64, 64)
@@ -84,7 +84,7 @@ def test_the_objective_of_the_real_unet_goes_forward_and_backward():
     torch.manual_seed(0)
     unet = full_unet(torch.bfloat16).train()
     unet.enable_gradient_checkpointing()
-    draws = draw(0, [0], Noise(), LATENT, VIEW)
+    draws = draw(0, [0], NoiseSettings(), LATENT, VIEW)
     latents = torch.randn(1, *LATENT)
     ids = added_time_ids(
         ("fps_id", "elevation_deg", "noise_aug_strength"), torch.tensor([10.0]), draws.noise_aug_strength

@@ -29,7 +29,7 @@ from training.masters import full_weights, is_deepspeed
 from utils.config import Section, to_json
 from utils.errors import UserError
 from utils.files import sync
-from utils.schemas import Train
+from utils.schemas import TrainSettings
 
 META = "meta.json"
 META_KEYS = ("step", "samples", "window", "config", "engine", "files")
@@ -260,7 +260,7 @@ def _weights_only_unpickling() -> Iterator[None]:
             os.environ[name] = before
 
 
-def prune(run_folder: Path, train: Train) -> None:
+def prune(run_folder: Path, train: TrainSettings) -> None:
     """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`; remove torsos of earlier saves."""
     remove_torsos(run_folder)
     for checkpoint in checkpoints(run_folder)[: -train.keep_last]:

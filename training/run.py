@@ -16,13 +16,13 @@ from tqdm import tqdm
 from training.masters import is_deepspeed
 from utils.config import Section, to_yaml
 from utils.errors import UserError
-from utils.schemas import Optim, Run, Train
+from utils.schemas import OptimSettings, RunSettings, TrainSettings
 
 log = logging.getLogger("svd_mv")
 PATIENCE = timedelta(hours=2)  # of ranks that wait for the first one to download a base or to save
 
 
-def make_accelerator(train: Train, optim: Optim) -> Accelerator:
+def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
     """The Accelerator of the launcher that started us, to train with. The YAML's batch, accumulation and clip value rule."""
     accelerator = launched_accelerator(gradient_accumulation_steps=train.grad_accum_steps)
     if is_deepspeed(accelerator):
@@ -90,11 +90,11 @@ def _check_processes_asked_for() -> None:
         )
 
 
-def run_folder(run: Run) -> Path:
+def run_folder(run: RunSettings) -> Path:
     return Path(run.dir, run.name)
 
 
-def open_run(run: Run, accelerator: Accelerator) -> Path:
+def open_run(run: RunSettings, accelerator: Accelerator) -> Path:
     """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written, or is not shared."""
     folder = run_folder(run)
     try:

@@ -2,7 +2,7 @@
 
 import math
 
-from utils.schemas import Optim
+from utils.schemas import OptimSettings
 
 
 def due(step: int, every: int) -> bool:
@@ -10,7 +10,7 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def lr_at(step: int, optim: Optim, max_steps: int) -> float:
+def lr_at(step: int, optim: OptimSettings, max_steps: int) -> float:
     """The learning rate of optimizer step `step` (0 is the first): linear warm-up, then constant, cosine or linear to 0."""
     if step < optim.warmup_steps:
         return optim.learning_rate * (step + 1) / optim.warmup_steps

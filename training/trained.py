@@ -16,7 +16,7 @@ from training.masters import lend_unet
 from training.validation import sample_orbits
 from utils.config import Section, read_json
 from utils.errors import UserError
-from utils.schemas import Data, Model, Noise, Sampling, Source
+from utils.schemas import DataSettings, ModelSettings, NoiseSettings, SamplingSettings, SourceSettings
 
 RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a checkpoint
 
@@ -25,13 +25,13 @@ RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a c
 class Trained:
     folder: Path  # the checkpoint, or the exported folder
     base: Base
-    model: Model
-    data: Data
+    model: ModelSettings
+    data: DataSettings
     recipe: dict  # step, samples, config, versions, object_fill
     weights: str  # ema | raw
 
 
-def find_trained(source: Source) -> Trained:
+def find_trained(source: SourceSettings) -> Trained:
     """Nothing is loaded yet. Raises UserError if `source.checkpoint` is none of the three, or is of another kind of model."""
     folder = Path(source.checkpoint)
     if not folder.is_dir():
@@ -48,32 +48,32 @@ def find_trained(source: Source) -> Trained:
     )
 
 
-def _of_checkpoint(folder: Path, source: Source) -> Trained:
+def _of_checkpoint(folder: Path, source: SourceSettings) -> Trained:
     recipe = read_meta(folder)
-    model = _section(Model, recipe, "model", folder)
+    model = _section(ModelSettings, recipe, "model", folder)
     elsewhere = {"base": source.base, "revision": None, "variant": None} if source.base else {}
     base = find_base(model.model_copy(update=elsewhere))
     base = replace(base, unet=folder / ("unet_ema" if source.weights == "ema" else "unet"))
     return _trained(folder, base, model, recipe, source.weights)
 
 
-def _of_export(folder: Path, source: Source) -> Trained:
+def _of_export(folder: Path, source: SourceSettings) -> Trained:
     recipe = read_json(folder / RECIPE, "step", "config", "weights")
     if source.weights == "raw" and recipe["weights"] != "raw":
         raise UserError(f"weights: {folder} holds the {recipe['weights']} weights only")
     if source.base:
         raise UserError(f"base: {folder} has its own VAE and CLIP; leave base out")
-    model = _section(Model, recipe, "model", folder).model_copy(
+    model = _section(ModelSettings, recipe, "model", folder).model_copy(
         update={"base": str(folder), "revision": None, "variant": None}
     )
     return _trained(folder, find_base(model), model, recipe, recipe["weights"])
 
 
-def _trained(folder: Path, base: Base, model: Model, recipe: dict, weights: str) -> Trained:
+def _trained(folder: Path, base: Base, model: ModelSettings, recipe: dict, weights: str) -> Trained:
     _section(
-        Noise, recipe, "noise", folder
+        NoiseSettings, recipe, "noise", folder
     )  # sampling needs none of it, but it must be of a noise that is trained here
-    return Trained(folder, base, model, _section(Data, recipe, "data", folder), recipe, weights)
+    return Trained(folder, base, model, _section(DataSettings, recipe, "data", folder), recipe, weights)
 
 
 def _section(section: type[Section], recipe: dict, name: str, folder: Path):
@@ -101,7 +101,7 @@ class Sampler:
     num_frames: int
     device: torch.device
 
-    def __call__(self, cond: Conditioning, noise: Tensor, sampling: Sampling, on_step=None) -> list[Tensor]:
+    def __call__(self, cond: Conditioning, noise: Tensor, sampling: SamplingSettings, on_step=None) -> list[Tensor]:
         return sample_orbits(self.svd.unet, cond, noise, self.svd, sampling, on_step)
 
 

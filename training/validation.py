@@ -23,7 +23,7 @@ from training.masters import lend_unet
 from utils.config import Section
 from utils.files import file_name
 from utils.randomness import generator
-from utils.schemas import Sampling
+from utils.schemas import SamplingSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 # Fixed, as the noise that follows from SEED: the validation loss compares between steps and between runs.
@@ -43,7 +43,12 @@ class HeldOut:
 
 
 def encode_held_out(
-    orbit: Orbit, name: str, random: torch.Generator, sampling: Sampling, encoders: Encoders, device: torch.device
+    orbit: Orbit,
+    name: str,
+    random: torch.Generator,
+    sampling: SamplingSettings,
+    encoders: Encoders,
+    device: torch.device,
 ) -> HeldOut:
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])
@@ -55,7 +60,7 @@ def start_video(
     view: Tensor,
     elevation_deg: Tensor,
     num_frames: int,
-    sampling: Sampling,
+    sampling: SamplingSettings,
     encoders: Encoders,
     random: torch.Generator,
 ) -> tuple[Conditioning, Tensor]:
@@ -81,7 +86,7 @@ def sample_orbits(
     cond: Conditioning,
     noise: Tensor,
     svd: Svd,
-    sampling: Sampling,
+    sampling: SamplingSettings,
     on_step: Callable[[], object] | None = None,
 ) -> list[Tensor]:
     """B videos of F 3 H W in [-1, 1], view 0 at the input's azimuth, from noise B F 4 h w."""

@@ -10,7 +10,7 @@ AddedTimeId = Literal["fps_id", "motion_bucket_id", "noise_aug_strength", "eleva
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Run(Section):
+class RunSettings(Section):
     name: str = key(..., "the run's folder is run.dir/run.name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     dir: str = key("runs", "where runs live", "folder")
     seed: int = key(0, "every random number of sample n follows from (seed, n)", ge=0)
@@ -24,7 +24,7 @@ class Run(Section):
     )
 
 
-class Data(Section):
+class DataSettings(Section):
     root: str = key(..., "what image_path is relative to", "folder")
     meta: str = key(..., "svd_meta.jsonl of the training orbits", "file")
     num_frames: int = key(21, "views of one full circle; an orbit holds k times as many", "views", ge=2)
@@ -38,7 +38,7 @@ class Data(Section):
     num_workers: int = key(4, "loading processes per training process", "processes", ge=0)
 
 
-class Model(Section):
+class ModelSettings(Section):
     base: str = key(..., "hub id, or a folder in the diffusers SVD layout")
     revision: str | None = key(None, "hub revision of the base")
     variant: str | None = key(None, "weight files' variant, as fp16")
@@ -58,7 +58,7 @@ class Model(Section):
         return ids
 
 
-class Noise(Section):
+class NoiseSettings(Section):
     P_mean: float = key(1.0, "mean of ln sigma (1.0 at 576 px, 0.7 at 320 px and below)")
     P_std: float = key(1.6, "standard deviation of ln sigma", gt=0)
     cond_P_mean: float = key(-3.0, "mean of ln noise_aug_strength, the noise added to the input view")
@@ -66,7 +66,7 @@ class Noise(Section):
     cond_dropout: float = key(0.1, "probability that a sample loses both image conditions", "0 to 1", ge=0, le=1)
 
 
-class Optim(Section):
+class OptimSettings(Section):
     name: Literal["adamw", "sgd"] = key("adamw", "optimizer")
     learning_rate: float = key(1e-5, "peak learning rate", gt=0)
     schedule: Literal["constant", "cosine", "linear"] = key("constant", "after the warm-up; cosine and linear end at 0")
@@ -76,7 +76,7 @@ class Optim(Section):
     max_grad_norm: float = key(1.0, "clip the global gradient norm to this", gt=0)
 
 
-class Train(Section):
+class TrainSettings(Section):
     max_steps: int = key(..., "length of the run", "optimizer steps", ge=1)
     batch_size: int = key(1, "per process and micro-step", "orbits", ge=1)
     grad_accum_steps: int = key(1, "micro-steps per optimizer step", "micro-steps", ge=1)
@@ -87,7 +87,7 @@ class Train(Section):
     ema_decay: float = key(0.9999, "of the fp32 average of the trained weights", ge=0, lt=1)
 
 
-class Sampling(Section):
+class SamplingSettings(Section):
     """How a video is sampled; shared by validation, sample and evaluate."""
 
     num_inference_steps: int = key(25, "Euler steps per video", "steps", ge=2)
@@ -106,13 +106,13 @@ class Sampling(Section):
         return self
 
 
-class Validation(Sampling):
+class ValidationSettings(SamplingSettings):
     every_steps: int = key(500, "validate, and at the end; 0: never", "steps", ge=0)
     meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
     num_records: int = key(4, "how many of them, from the first", "records", ge=1)
 
 
-class Source(Section):
+class SourceSettings(Section):
     """Which trained weights; the first word without `=` of the command line is `checkpoint`."""
 
     checkpoint: str = key(..., "a run (its newest checkpoint), a checkpoint, or an exported model", "folder")
@@ -120,7 +120,7 @@ class Source(Section):
     base: str | None = key(None, "VAE, CLIP and scheduler; null: where the checkpoint says", "folder or hub id")
 
 
-class Sample(Source, Sampling):
+class SampleSettings(SourceSettings, SamplingSettings):
     image: str = key(..., "an image, a folder of images, or a jsonl of them", "file or folder")
     elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = key(
         None, "of the camera of the images, above the horizon; a line of a jsonl has its own", "degrees, -90 to 90"
@@ -154,7 +154,7 @@ class Sample(Source, Sampling):
 MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
 
 
-class Evaluate(Source, Sampling):
+class EvaluateSettings(SourceSettings, SamplingSettings):
     meta: str = key(..., "svd_meta.jsonl of the orbits to measure on", "file")
     root: str | None = key(None, "what image_path is relative to; null: the checkpoint's data.root", "folder")
     out: str = key(
@@ -180,19 +180,19 @@ class Evaluate(Source, Sampling):
     video_px: int = key(192, "side of the views in the page's videos", "pixels", ge=16)
 
 
-class Export(Source):
+class ExportSettings(SourceSettings):
     out: str = key(..., "the new folder", "folder")
     metrics: str | None = key(None, "an evaluation's metrics.json, for the model card", "file")
 
 
 class TrainConfig(Section):
-    run: Run
-    data: Data
-    model: Model
-    noise: Noise = Noise()
-    optim: Optim = Optim()
-    train: Train
-    validation: Validation
+    run: RunSettings
+    data: DataSettings
+    model: ModelSettings
+    noise: NoiseSettings = NoiseSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings
+    validation: ValidationSettings
 
     @model_validator(mode="after")
     def _allowed_keys_exist(self):
@@ -203,26 +203,26 @@ class TrainConfig(Section):
         return self
 
 
-class TinyBase(Section):
+class TinyBaseSettings(Section):
     out: str = key("tiny_svd", "where to write it", "folder")
     seed: int = key(0, "of the random weights", ge=0)
     vae_steps: int = key(0, "teach the VAE to draw the dummy dataset; the committed tiny_svd has 1500", "steps", ge=0)
 
 
 class TinyBaseConfig(Section):
-    tiny_base: TinyBase = TinyBase()
+    tiny_base: TinyBaseSettings = TinyBaseSettings()
 
 
-class DummyObjaverse(Section):
+class DummyObjaverseSettings(Section):
     out: str = key("dummy_objaverse", "where the views go; the jsonl files are written beside it", "folder")
     size_px: int = key(128, "side of the views", "pixels", ge=16)
 
 
 class DummyObjaverseConfig(Section):
-    dummy_objaverse: DummyObjaverse = DummyObjaverse()
+    dummy_objaverse: DummyObjaverseSettings = DummyObjaverseSettings()
 
 
-class Render(Section):
+class RenderSettings(Section):
     assets: str = key(..., "folder of .glb .gltf .obj .ply .stl files, or a .txt of Objaverse uids, one a line", "path")
     out: str = key(..., "where the orbits, svd_meta.jsonl and failures.jsonl go", "folder")
     renderer: str = key("quick", "quick or blender")
@@ -253,7 +253,7 @@ class Render(Section):
         return self
 
 
-class Filter(Section):
+class FilterSettings(Section):
     min_coverage: float = key(
         0.005, "part of the frame that the object fills in its largest view", "0 to 1", ge=0, le=1
     )
@@ -268,20 +268,20 @@ class Filter(Section):
 
 
 class RenderConfig(Section):
-    render: Render
-    filter: Filter = Filter()
+    render: RenderSettings
+    filter: FilterSettings = FilterSettings()
 
 
 class SampleConfig(Section):
-    sample: Sample
+    sample: SampleSettings
 
 
 class EvaluateConfig(Section):
-    evaluate: Evaluate
+    evaluate: EvaluateSettings
 
 
 class ExportConfig(Section):
-    export: Export
+    export: ExportSettings
 
 
 SCHEMAS = {

@@ -23,7 +23,7 @@ from evaluation.report import PROTOCOLS, protocol_differences
 from training.validation import input_repeated, over_views, per_view
 from utils.config import load_config, read_yaml
 from utils.errors import UserError
-from utils.schemas import Data, EvaluateConfig
+from utils.schemas import DataSettings, EvaluateConfig
 
 META = "evaluate.meta=svd_meta_held_out.jsonl"
 FAST = (META, "evaluate.num_inference_steps=2", "evaluate.metrics=[psnr,ssim,mse]", "evaluate.video_px=32")
@@ -165,7 +165,7 @@ def config(*words) -> EvaluateConfig:
 
 
 def test_objects_come_from_a_list_or_by_the_hash_of_their_ids(tmp_path):
-    records, data = Records("svd_meta_held_out.jsonl", 21), Data(root="dummy_objaverse", meta="")
+    records, data = Records("svd_meta_held_out.jsonl", 21), DataSettings(root="dummy_objaverse", meta="")
     chosen = choose_records(records, data, config("evaluate.num_records=2").evaluate)
     by_hash = sorted(("table", "boat", "guitar", "cactus"), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert list(chosen) == by_hash[:2] and [records[index].id for index in chosen.values()] == by_hash[:2]
@@ -194,12 +194,12 @@ def test_two_records_of_one_id_are_refused(tmp_path):
     line = Path("svd_meta_held_out.jsonl").read_text().splitlines()[0]
     (tmp_path / "twice.jsonl").write_text(f"{line}\n{line.replace('table', 'Table')}\n")
     with pytest.raises(UserError, match=r"twice.jsonl:2: id 'Table' cannot be told from 'table'"):
-        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), Data(root=".", meta=""), config().evaluate)
+        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), DataSettings(root=".", meta=""), config().evaluate)
 
 
 @pytest.mark.parametrize("name", ["gso_svd_mv", "gso_sv3d_static"])
 def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_on_its_objects(name):
-    path, data = PROTOCOLS / f"{name}.yaml", Data(root=".", meta="gso.jsonl")
+    path, data = PROTOCOLS / f"{name}.yaml", DataSettings(root=".", meta="gso.jsonl")
     words = ["runs/none", str(path), META, "evaluate.out=out"]
 
     def differences(*more):

@@ -25,7 +25,7 @@ from training.checkpoint import changed_keys, checkpoints, checksums, load_unet_
 from training.run import StopRequests
 from utils.config import to_json
 from utils.errors import UserError
-from utils.schemas import Noise
+from utils.schemas import NoiseSettings
 from utils.video import read_mp4
 
 EXACT = (
@@ -343,10 +343,12 @@ def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, 
     pixels = torch.cat([orbit_pixels, orbit_pixels.flip(1)])
     orbit = Orbit(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
     dropped_numbers = []
-    coins = {seed: draw(seed, [6, 7], Noise(cond_dropout=0.5), (1, 1), (1, 1)).dropped.sum() for seed in range(20)}
+    coins = {
+        seed: draw(seed, [6, 7], NoiseSettings(cond_dropout=0.5), (1, 1), (1, 1)).dropped.sum() for seed in range(20)
+    }
     seed = next(seed for seed, dropped in coins.items() if dropped == 1)
     for dropout in (0.0, 0.5):
-        noise = Noise(cond_dropout=dropout)
+        noise = NoiseSettings(cond_dropout=dropout)
         latents, cond, draws = encode(orbit, svd.encoders, seed, noise, torch.device("cpu"))
         torch.testing.assert_close(latents, svd.encoders.latents(pixels))
         for row in range(2):

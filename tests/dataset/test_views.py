@@ -9,7 +9,7 @@ from dataset.order import Share
 from dataset.records import Records
 from dataset.views import WHITE, OrbitViews, collate, load_orbit
 from utils.errors import UserError
-from utils.schemas import Data
+from utils.schemas import DataSettings
 
 NUM_RECORDS, NUM_VIEWS = 5, 8
 
@@ -24,7 +24,7 @@ def data(tmp_path):
         paths = [f"{record}_{view}.png" for view in range(NUM_VIEWS)]
         lines.append(json.dumps({"image_path": paths, "elevation": [record + view / 100 for view in range(NUM_VIEWS)]}))
     (tmp_path / "meta.jsonl").write_text("\n".join(lines))
-    return Data(root=str(tmp_path), meta=str(tmp_path / "meta.jsonl"), num_frames=4, size_px=8)
+    return DataSettings(root=str(tmp_path), meta=str(tmp_path / "meta.jsonl"), num_frames=4, size_px=8)
 
 
 def record_and_views(pixels):
@@ -113,7 +113,7 @@ def test_a_missing_image_is_a_user_error_through_a_loading_process_too(data, tmp
 
 
 def test_every_dummy_orbit_shows_a_whole_object_that_differs_from_all_sides():
-    data = Data(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
+    data = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
     for meta in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"):
         for record in Records(meta, 21):
             pixels = load_orbit(record, data, 0, WHITE, 0).pixels

@@ -6,7 +6,7 @@ import torch
 from models.conditioning import Conditioning
 from models.edm import coefficients, network_output
 from models.objective import Draws, denoising_loss, draw
-from utils.schemas import Noise
+from utils.schemas import NoiseSettings
 
 LATENT, VIEW = (5, 4, 4, 4), (3, 32, 32)
 
@@ -18,7 +18,7 @@ def batch(size: int, random):
         torch.randn(size, 1, 32, generator=random),
         torch.tensor([[6.0, 10.0 * row, 0.02] for row in range(size)]),
     )
-    return latents, cond, draw(0, range(size), Noise(), LATENT, VIEW)
+    return latents, cond, draw(0, range(size), NoiseSettings(), LATENT, VIEW)
 
 
 def rows(value, start: int, stop: int):
@@ -27,20 +27,23 @@ def rows(value, start: int, stop: int):
 
 @pytest.mark.parametrize("division", [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[3], [1], [0], [2]]])
 def test_the_same_sample_number_gives_the_same_draw_whatever_the_batch(division):
-    whole = draw(5, range(4), Noise(), LATENT, VIEW)
+    whole = draw(5, range(4), NoiseSettings(), LATENT, VIEW)
     for numbers in division:
-        part = draw(5, numbers, Noise(), LATENT, VIEW)
+        part = draw(5, numbers, NoiseSettings(), LATENT, VIEW)
         for name, tensor in vars(part).items():
             assert torch.equal(tensor, getattr(whole, name)[numbers]), name
 
 
 def test_other_samples_and_other_seeds_draw_otherwise():
-    draws = [draw(seed, [n], Noise(), LATENT, VIEW) for seed in (0, 1) for n in (0, 1)]
+    draws = [draw(seed, [n], NoiseSettings(), LATENT, VIEW) for seed in (0, 1) for n in (0, 1)]
     assert len({d.sigma.item() for d in draws}) == len({d.noise.sum().item() for d in draws}) == 4
 
 
 def test_scalars_do_not_depend_on_the_resolution():
-    small, large = draw(0, [3], Noise(), LATENT, VIEW), draw(0, [3], Noise(), (21, 4, 8, 8), (3, 64, 64))
+    small, large = (
+        draw(0, [3], NoiseSettings(), LATENT, VIEW),
+        draw(0, [3], NoiseSettings(), (21, 4, 8, 8), (3, 64, 64)),
+    )
     assert (small.sigma, small.noise_aug_strength, small.dropped) == (
         large.sigma,
         large.noise_aug_strength,
@@ -49,7 +52,7 @@ def test_scalars_do_not_depend_on_the_resolution():
 
 
 def test_draws_have_the_configured_distributions():
-    draws: Draws = draw(0, range(3000), Noise(cond_dropout=0.2), (1, 1, 1, 1), (1, 1, 1))
+    draws: Draws = draw(0, range(3000), NoiseSettings(cond_dropout=0.2), (1, 1, 1, 1), (1, 1, 1))
     assert draws.sigma.log().mean().item() == pytest.approx(1.0, abs=0.1)
     assert draws.noise_aug_strength.log().mean().item() == pytest.approx(-3.0, abs=0.03)
     assert draws.noise_aug_strength.log().std().item() == pytest.approx(0.5, abs=0.03)

@@ -22,7 +22,7 @@ from models.svd import (
     set_added_time_ids,
 )
 from utils.errors import UserError
-from utils.schemas import Model
+from utils.schemas import ModelSettings
 
 STOCK_SHAPED = ("fps_id", "elevation_deg", "noise_aug_strength")
 TWO = ("noise_aug_strength", "elevation_deg")
@@ -88,8 +88,8 @@ def test_an_appended_id_changes_no_bit():
     torch.testing.assert_close(output(unet, FOUR, elevation_deg=20.0), expected, atol=1e-6, rtol=0)
 
 
-def model(**changes) -> Model:
-    return Model(base="tiny_svd", **changes)
+def model(**changes) -> ModelSettings:
+    return ModelSettings(base="tiny_svd", **changes)
 
 
 @pytest.mark.parametrize("layout", [STOCK_SHAPED, TWO, FOUR])

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from rendering.camera import azimuths_deg, camera_to_world, focal_length_px, orbit_distance, project
 from rendering.filters import box_extents, why_rejected
-from utils.schemas import Filter
+from utils.schemas import FilterSettings
 
 SIZE = 256
 
@@ -50,19 +50,19 @@ FLAT = {"card": (1, 0.001, 1.2), "floor": (1, 1, 0.001), "strip": (1, 0.5, 0.001
 @pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(13, -5), (45, 30)])
 @pytest.mark.parametrize("name", KEPT)
 def test_solid_objects_are_kept_however_thin(name, turn_deg, elevation_deg):
-    assert why_rejected(box_views(KEPT[name], turn_deg, elevation_deg), elevation_deg, Filter()) is None
+    assert why_rejected(box_views(KEPT[name], turn_deg, elevation_deg), elevation_deg, FilterSettings()) is None
 
 
 @pytest.mark.parametrize(("turn_deg", "elevation_deg"), [(13, -5), (45, 30)])
 @pytest.mark.parametrize("name", FLAT)
 def test_planes_are_left_out_standing_or_lying(name, turn_deg, elevation_deg):
-    reason = why_rejected(box_views(FLAT[name], turn_deg, elevation_deg), elevation_deg, Filter())
+    reason = why_rejected(box_views(FLAT[name], turn_deg, elevation_deg), elevation_deg, FilterSettings())
     assert reason.startswith(("flat: its thickness is 0.0", "empty", "tiny"))
 
 
 def test_84_views_are_judged_alike():
-    assert why_rejected(box_views(KEPT["door"], 20, 10, 84), 10, Filter()) is None
-    assert why_rejected(box_views(FLAT["card"], 20, 10, 84), 10, Filter()).startswith("flat")
+    assert why_rejected(box_views(KEPT["door"], 20, 10, 84), 10, FilterSettings()) is None
+    assert why_rejected(box_views(FLAT["card"], 20, 10, 84), 10, FilterSettings()).startswith("flat")
 
 
 @pytest.mark.parametrize(("sides", "elevation_deg"), [((1, 0.5, 0.8), 0), ((1, 0.5, 0.8), 25), ((0.3, 0.3, 1), -5)])
@@ -75,7 +75,7 @@ def test_the_extents_of_a_box_are_found_in_its_silhouettes(sides, elevation_deg)
 def changed(change) -> str | None:
     views = box_views((1, 0.8, 1.1), 20, 10)
     change(views)
-    return why_rejected(views, 10, Filter())
+    return why_rejected(views, 10, FilterSettings())
 
 
 def test_empty_views():
@@ -129,10 +129,10 @@ def test_a_uniform_ball_under_uniform_light_does_not_turn():
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     ball = np.zeros((21, SIZE, SIZE, 4), np.uint8)
     ball[:, x**2 + y**2 < 100**2] = (120, 130, 140, 255)
-    assert why_rejected(ball, 10, Filter()) == "all views the same: they differ by 0.0000, less than 0.004"
+    assert why_rejected(ball, 10, FilterSettings()) == "all views the same: they differ by 0.0000, less than 0.004"
 
 
 def test_thresholds_are_the_configs():
     views = box_views(FLAT["card"], 20, 10)
-    assert why_rejected(views, 10, Filter(min_thickness=0)) is None
-    assert why_rejected(box_views(KEPT["cube"], 20, 10), 10, Filter(min_coverage=0.9)).startswith("tiny")
+    assert why_rejected(views, 10, FilterSettings(min_thickness=0)) is None
+    assert why_rejected(box_views(KEPT["cube"], 20, 10), 10, FilterSettings(min_coverage=0.9)).startswith("tiny")

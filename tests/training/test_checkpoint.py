@@ -6,7 +6,7 @@ from accelerate import Accelerator
 import training.checkpoint
 from training.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
 from utils.errors import UserError
-from utils.schemas import Train
+from utils.schemas import TrainSettings
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def steps(run: Path) -> list[int]:
 def test_prune_keeps_the_newest_and_the_multiples_and_clears_torsos(run):
     for torso in (".saving_step_0000800", ".removing_step_0000050"):
         (run / "checkpoints" / torso).mkdir()
-    prune(run, Train(max_steps=1, keep_last=2, keep_every_steps=300))
+    prune(run, TrainSettings(max_steps=1, keep_last=2, keep_every_steps=300))
     assert steps(run) == [300, 600, 700]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         f"step_0000{step}" for step in (300, 600, 700)
     ]
-    prune(run, Train(max_steps=1, keep_last=1))
+    prune(run, TrainSettings(max_steps=1, keep_last=1))
     assert steps(run) == [700]
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from training.schedule import due, ema_decay_at, lr_at
-from utils.schemas import Optim
+from utils.schemas import OptimSettings
 
 
 def test_due_is_at_the_multiples_and_never_for_zero():
@@ -10,7 +10,7 @@ def test_due_is_at_the_multiples_and_never_for_zero():
 
 
 def test_warmup_rises_linearly_to_the_peak():
-    optim = Optim(learning_rate=1e-3, warmup_steps=4)
+    optim = OptimSettings(learning_rate=1e-3, warmup_steps=4)
     assert [lr_at(step, optim, 10) for step in range(5)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
 
 
@@ -18,14 +18,14 @@ def test_warmup_rises_linearly_to_the_peak():
     ("schedule", "half", "last"), [("constant", 1, 1), ("linear", 0.5, 0.01), ("cosine", 0.5, 2.47e-4)]
 )
 def test_schedules_start_at_the_peak_and_end_where_they_say(schedule, half, last):
-    optim = Optim(learning_rate=1.0, schedule=schedule)
+    optim = OptimSettings(learning_rate=1.0, schedule=schedule)
     assert lr_at(0, optim, 100) == 1.0
     assert lr_at(50, optim, 100) == pytest.approx(half)
     assert lr_at(99, optim, 100) == pytest.approx(last, rel=1e-2)
 
 
 def test_a_warmup_longer_than_the_run_never_reaches_the_peak():
-    assert lr_at(2, Optim(learning_rate=1.0, warmup_steps=10, schedule="cosine"), 3) == pytest.approx(0.3)
+    assert lr_at(2, OptimSettings(learning_rate=1.0, warmup_steps=10, schedule="cosine"), 3) == pytest.approx(0.3)
 
 
 def test_ema_warms_up_and_then_holds_its_decay():
