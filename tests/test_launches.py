@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_commands_train import metrics, update_error, weights
 
 import main
 from commands.train import train
 from tests.helpers.launch import ENVIRONMENT, accelerate_launch
+from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, read_meta
 
 CONFIG = "train_config/tiny_cpu.yaml"

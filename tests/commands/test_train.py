@@ -21,42 +21,13 @@ from commands.train import encode, train
 from dataset.views import Orbit
 from models.objective import draw
 from tests.helpers.launch import ENVIRONMENT
-from training.checkpoint import changed_keys, checkpoints, checksums, load_unet_weights, read_meta, verify
+from tests.helpers.runs import metrics, update_error, weights
+from training.checkpoint import changed_keys, checkpoints, checksums, read_meta, verify
 from training.run import StopRequests
 from utils.config import to_json
 from utils.errors import UserError
 from utils.schemas import NoiseSettings
 from utils.video import read_mp4
-
-EXACT = (
-    "train/loss",
-    "train/loss_low_sigma",
-    "train/loss_mid_sigma",
-    "train/loss_high_sigma",
-    "train/grad_norm",
-    "train/lr",
-)
-
-
-def weights(checkpoint: Path, which: str = "unet") -> dict[str, torch.Tensor]:
-    return load_unet_weights(checkpoint / which)
-
-
-def metrics(run: Path, names=EXACT) -> list[dict]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: line.get(name) for name in ("step", *names)} for line in lines if "train/loss" in line]
-
-
-def update_error(run: Path, expected: Path, which: str = "unet") -> float:
-    """Relative difference of the updates from the base's weights to the newest checkpoints'."""
-    start = weights(Path("tiny_svd"))
-    difference = total = 0.0
-    ours, theirs = weights(checkpoints(run)[-1], which), weights(checkpoints(expected)[-1], which)
-    for name, before in start.items():
-        if not name.startswith("add_embedding.linear_1"):  # remapped when loaded
-            difference += (ours[name] - theirs[name]).double().square().sum().item()
-            total += (theirs[name] - before).double().square().sum().item()
-    return (difference / total) ** 0.5
 
 
 def stop_after(steps: int, monkeypatch) -> None:

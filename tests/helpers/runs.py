@@ -1,0 +1,38 @@
+"""Reading what a run left in its folder."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import checkpoints, load_unet_weights
+
+EXACT = (
+    "train/loss",
+    "train/loss_low_sigma",
+    "train/loss_mid_sigma",
+    "train/loss_high_sigma",
+    "train/grad_norm",
+    "train/lr",
+)
+
+
+def weights(checkpoint: Path, which: str = "unet") -> dict[str, torch.Tensor]:
+    return load_unet_weights(checkpoint / which)
+
+
+def metrics(run: Path, names=EXACT) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line.get(name) for name in ("step", *names)} for line in lines if "train/loss" in line]
+
+
+def update_error(run: Path, expected: Path, which: str = "unet") -> float:
+    """Relative difference of the updates from the base's weights to the newest checkpoints'."""
+    start = weights(Path("tiny_svd"))
+    difference = total = 0.0
+    ours, theirs = weights(checkpoints(run)[-1], which), weights(checkpoints(expected)[-1], which)
+    for name, before in start.items():
+        if not name.startswith("add_embedding.linear_1"):  # remapped when loaded
+            difference += (ours[name] - theirs[name]).double().square().sum().item()
+            total += (theirs[name] - before).double().square().sum().item()
+    return (difference / total) ** 0.5
