@@ -88,18 +88,18 @@ def context():
 
 
 def outcome(run_dir: Path) -> dict:
-    """What must not depend on having been killed: the last checkpoint with all checksums, no torso, and the logged losses.
+    """What must not depend on having been killed: the last checkpoint with its checksums, nothing unfinished, and the losses.
 
     A checkpoint that was to be pruned at the very end may stay: the next save would remove it.
     """
     folder = run_dir / "r"
     saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    torsos = [name for name in saved if name.startswith(".")]
+    unfinished = [name for name in saved if name.startswith(".")]
     files = json.loads((folder / "checkpoints" / saved[-1] / "meta.json").read_text())["files"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "last": saved[-1],
-        "torsos": torsos,
+        "unfinished": unfinished,
         "files": files,
         "losses": [(line["step"], line["train/loss"]) for line in lines],
     }

@@ -12,7 +12,7 @@ from training.checkpoint import META
 from training.trained import RECIPE, Trained, find_trained, require_elevation
 from utils.config import read_json
 from utils.errors import UserError
-from utils.files import new_folder
+from utils.files import new_folder, remove_unfinished
 from utils.schemas import ExportConfig
 
 # The three ids that the stock pipeline gives, the elevation in the motion bucket's place. An id that is not among them was at its
@@ -37,11 +37,12 @@ def export(cfg: ExportConfig) -> None:
         scheduler=load_scheduler(rest),
         feature_extractor=CLIPImageProcessor.from_pretrained(processor) if processor.is_dir() else CLIPImageProcessor(),
     )
-    with new_folder(out) as torso:
-        pipeline.save_pretrained(torso, max_shard_size="10GB")
-        save_layout(LAYOUT, torso / "unet")
-        (torso / RECIPE).write_text(json.dumps(recipe(trained, LAYOUT), indent=1) + "\n")
-        (torso / "README.md").write_text(card, encoding="utf-8")
+    remove_unfinished(out.resolve().parent, out.resolve().name)
+    with new_folder(out) as unfinished:
+        pipeline.save_pretrained(unfinished, max_shard_size="10GB")
+        save_layout(LAYOUT, unfinished / "unet")
+        (unfinished / RECIPE).write_text(json.dumps(recipe(trained, LAYOUT), indent=1) + "\n")
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
     print(f"{out}: step {trained.recipe['step']}, {trained.weights} weights")
 
 

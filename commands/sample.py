@@ -20,7 +20,7 @@ from training.run import launched_accelerator
 from training.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
 from training.validation import start_video
 from utils.errors import UserError
-from utils.files import new_folder
+from utils.files import new_folder, remove_unfinished
 from utils.randomness import generator
 from utils.schemas import SampleConfig, SampleSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
@@ -37,6 +37,10 @@ def sample(cfg: SampleConfig) -> None:
     inputs = list_inputs(settings)
     for item, seed in product(inputs, settings.seeds):  # every mistake before the first minute of work
         check_replaceable(results_folder(settings, item, seed))
+    if accelerator.is_main_process:
+        for item, seed in product(inputs, settings.seeds):
+            folder = results_folder(settings, item, seed).resolve()
+            remove_unfinished(folder.parent, folder.name)
     settings = resolved(settings, trained)
     for item in inputs:
         input_view(item.path, settings.object_fill, settings.size_px)
@@ -55,10 +59,10 @@ def sample(cfg: SampleConfig) -> None:
             views = [prepare(item.path) for item, _ in batch]
             videos = sample_batch(batch, views, sampler, settings, bar.update)
             for (item, seed), view, video in zip(batch, views, videos):
-                with new_folder(results_folder(settings, item, seed)) as torso:
-                    write_video(torso, view, video, item, settings)
+                with new_folder(results_folder(settings, item, seed)) as unfinished:
+                    write_video(unfinished, view, video, item, settings)
                     precision = accelerator.mixed_precision
-                    write_settings(torso, item, seed, trained, settings, precision)
+                    write_settings(unfinished, item, seed, trained, settings, precision)
                 tqdm.write(str(results_folder(settings, item, seed)), file=sys.stdout)
     accelerator.wait_for_everyone()
     accelerator.end_training()

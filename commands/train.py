@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dataset.order import Share
 from dataset.records import Records
-from dataset.views import Orbit, OrbitViews, collate, measure_object_fill
+from dataset.views import OrbitBatch, OrbitViews, collate, measure_object_fill
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
@@ -31,7 +31,6 @@ from training.checkpoint import (
     load_checkpoint,
     prune,
     read_meta,
-    remove_torsos,
     save_checkpoint,
     verify,
 )
@@ -44,6 +43,7 @@ from training.validation import validate_orbits
 from training.window import Window, peak_memory_gib
 from utils.config import to_json
 from utils.errors import UserError
+from utils.files import remove_unfinished
 from utils.schemas import NoiseSettings, OptimSettings, TrainConfig
 
 log = logging.getLogger("svd_mv")
@@ -55,7 +55,7 @@ def train(cfg: TrainConfig) -> None:
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validation.meta, cfg.data.num_frames)
     if accelerator.is_main_process:
-        remove_torsos(folder)
+        remove_unfinished(folder / "checkpoints")
     checkpoint = find_checkpoint(folder, cfg)
     first_step, first_sample, window = resume_point(checkpoint, cfg, accelerator)
     last_step = cfg.train.max_steps
@@ -104,10 +104,10 @@ def train(cfg: TrainConfig) -> None:
                 group["lr"] = lr
             names = []  # of the step's samples
             for _ in range(cfg.train.grad_accum_steps):
-                orbit = timed_next(batches, window)
-                names += (micro_names := sample_names(orbit))
+                orbits = timed_next(batches, window)
+                names += (micro_names := sample_names(orbits))
                 with accelerator.accumulate(model):
-                    latents, cond, draws = encode(orbit, encoders, cfg.run.seed, cfg.noise, accelerator.device)
+                    latents, cond, draws = encode(orbits, encoders, cfg.run.seed, cfg.noise, accelerator.device)
                     losses = denoising_loss(model, latents, cond, draws.sigma, draws.noise)
                     stop_if_not_finite("loss", losses, step, micro_names, accelerator)
                     accelerator.backward(losses.mean())  # under DeepSpeed this clips and steps as well
@@ -237,27 +237,27 @@ def load_batches(records: Records, cfg: TrainConfig, numbers: Iterator[list[int]
     )
 
 
-def timed_next(batches: Iterator[Orbit], window: Window) -> Orbit:
+def timed_next(batches: Iterator[OrbitBatch], window: Window) -> OrbitBatch:
     started = time.perf_counter()
-    orbit = next(batches)
+    orbits = next(batches)
     window.wait_seconds += time.perf_counter() - started
-    return orbit
+    return orbits
 
 
 def encode(
-    orbit: Orbit, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
+    orbits: OrbitBatch, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
     """Pixels -> scaled latents (B F 4 h w), their conditioning with its dropout, and the samples' random numbers."""
-    pixels = orbit.pixels.to(device)  # B F 3 H W
+    pixels = orbits.pixels.to(device)  # B F 3 H W
     latents = encoders.latents(pixels)
-    draws = draw(seed, orbit.n, noise, latents.shape[1:], pixels.shape[2:]).to(device)
-    elevation_deg = orbit.elevation_deg.to(device)
+    draws = draw(seed, orbits.n, noise, latents.shape[1:], pixels.shape[2:]).to(device)
+    elevation_deg = orbits.elevation_deg.to(device)
     cond = encoders.condition(pixels[:, 0], elevation_deg, draws.noise_aug_strength, draws.cond_noise)
     return latents, drop_conditions(cond, draws.dropped), draws
 
 
-def sample_names(orbit: Orbit) -> list[str]:
-    return [f"sample {n} ({place})" for n, place in zip(orbit.n, orbit.places)]
+def sample_names(orbits: OrbitBatch) -> list[str]:
+    return [f"sample {n} ({place})" for n, place in zip(orbits.n, orbits.places)]
 
 
 def stop_if_not_finite(what: str, values: Tensor, step: int, names: list[str], accelerator: Accelerator) -> None:

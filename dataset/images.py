@@ -1,12 +1,17 @@
 """Pure image functions: any image file -> a square view in [-1, 1], composited, cropped alike for a whole orbit."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from utils.errors import UserError
+
 Box = tuple[int, int, int, int]  # left, upper, right, lower; may reach outside the image
+MAX_SIDE_PX = 8192  # of a square: a view of 20000 x 1 pixels would become one of 1.6 GB
 
 
 def square_box(size: tuple[int, int]) -> Box:
@@ -22,6 +27,12 @@ def object_box(alphas: list[Image.Image], fill: float) -> Box:
     left, upper, right, lower = zip(*boxes)
     union = (min(left), min(upper), max(right), max(lower))
     return _square_around(union, max(1, round(max(union[2] - union[0], union[3] - union[1]) / fill)))
+
+
+def check_side(box: Box, place: str | Path) -> None:
+    """Raises UserError naming `place` if the square is larger than we are ready to hold in memory."""
+    if (side := box[2] - box[0]) > MAX_SIDE_PX:
+        raise UserError(f"{place}: a square around it has {side} pixels a side, the limit is {MAX_SIDE_PX}")
 
 
 def _square_around(box: Box, side: int) -> Box:

@@ -9,8 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import object_box, square_box, to_view
-from dataset.views import MAX_SIDE_PX, WHITE
+from dataset.images import check_side, object_box, square_box, to_view
+from dataset.records import check_elevation
+from dataset.views import WHITE
 from utils.errors import UserError
 from utils.files import file_name, read_lines
 from utils.images import open_rgba
@@ -64,8 +65,7 @@ def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> Inp
         image = elevation = None
     if not isinstance(image, str) or not image:
         raise UserError(f'{place}: expected {{"image": FILE, "elevation_deg": DEGREES}}, or a line of svd_meta.jsonl')
-    if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
-        raise UserError(f"{place}: elevation_deg must be a number of degrees in [-90, 90], found {elevation!r}")
+    check_elevation(elevation, place)
     name = raw.get("id")
     name = _name(os.path.splitext(image)[0] if name is None else str(name), place)
     return InputImage(name, Path(sample.root or path.parent, image), float(elevation))
@@ -99,8 +99,5 @@ def input_view(
     if max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
         raise UserError(f"{path}: what is not transparent has less than {MIN_SIDE_PX} pixels a side")
     frame = square_box(image.size) if alpha.getextrema()[0] == 255 else object_box([alpha], object_fill)
-    if frame[2] - frame[0] > MAX_SIDE_PX:
-        raise UserError(
-            f"{path}: a square around it has {frame[2] - frame[0]} pixels a side, the limit is {MAX_SIDE_PX}"
-        )
+    check_side(frame, path)
     return to_view(image, frame, size_px, WHITE)[None]

@@ -86,10 +86,15 @@ def _check_paths(paths: list, place: str) -> None:
             raise UserError(f"{place}: {path!r} leaves data.root; paths are relative to it, with / and without ..")
 
 
+def check_elevation(elevation, place: str) -> None:
+    """Raises UserError naming `place` for what is not a number of degrees in [-90, 90], as nan is not."""
+    if type(elevation) not in (int, float) or not abs(elevation) <= 90:
+        raise UserError(f"{place}: an elevation is a number of degrees in [-90, 90], found {elevation!r}")
+
+
 def _check_elevations(elevations: list, place: str) -> None:
     for elevation in elevations:
-        if type(elevation) not in (int, float) or not abs(elevation) <= 90:  # nan is not either
-            raise UserError(f"{place}: an elevation is a number of degrees in [-90, 90], found {elevation!r}")
+        check_elevation(elevation, place)
     spread = max(elevations) - min(elevations)
     if spread > MAX_ELEVATION_SPREAD_DEG:
         raise UserError(

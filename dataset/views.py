@@ -1,6 +1,6 @@
 """The torch Dataset: sample number -> the views of one orbit, starting anywhere on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.images import Box, object_box, square_box, to_view
+from dataset.images import Box, check_side, object_box, square_box, to_view
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records
 from utils.errors import UserError
@@ -18,17 +18,28 @@ from utils.randomness import generator
 from utils.schemas import DataSettings
 
 WHITE = torch.ones(3)
-MAX_SIDE_PX = 8192  # a view of 20000 x 1 pixels would be made a square of 1.6 GB
 
 
 @dataclass(frozen=True)
 class Orbit:
-    """A sample, or a batch of them: view 0 is the input view."""
+    """One sample: the views once around an object. View 0 is the input view."""
 
-    pixels: Tensor  # (B) F 3 H W in [-1, 1]
-    elevation_deg: Tensor  # (B), fp32, of the input view
-    n: list[int]  # sample numbers
-    places: list[str]  # file:line of the records
+    pixels: Tensor  # F 3 H W in [-1, 1]
+    elevation_deg: Tensor  # of the input view; a single fp32 number
+    n: int  # the sample's number
+    place: str  # file:line of its record
+
+
+@dataclass(frozen=True)
+class OrbitBatch:
+    pixels: Tensor  # B F 3 H W in [-1, 1]
+    elevation_deg: Tensor  # B, fp32
+    n: list[int]
+    places: list[str]
+
+    def pin_memory(self) -> "OrbitBatch":
+        """A copy in page-locked memory, from which a GPU is fed without waiting. DataLoader(pin_memory=True) calls this."""
+        return replace(self, pixels=self.pixels.pin_memory(), elevation_deg=self.elevation_deg.pin_memory())
 
 
 def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor, n: int) -> Orbit:
@@ -36,7 +47,7 @@ def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: 
     images = _open_views(record, data, start, data.num_frames)
     box = _shared_box(images, data, record.place)
     pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
-    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), [n], [record.place])
+    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), n, record.place)
 
 
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
@@ -56,8 +67,7 @@ def _shared_box(images: list[Image.Image], data: DataSettings, place: str) -> Bo
         box = square_box(images[0].size)
     else:
         box = object_box([image.getchannel("A") for image in images], data.object_fill)
-    if (side := box[2] - box[0]) > MAX_SIDE_PX:
-        raise UserError(f"{place}: a square around these views has {side} pixels a side, the limit is {MAX_SIDE_PX}")
+    check_side(box, place)
     return box
 
 
@@ -91,10 +101,10 @@ class OrbitViews(Dataset):
         return load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE, n)
 
 
-def collate(orbits: list[Orbit]) -> Orbit:
-    return Orbit(
+def collate(orbits: list[Orbit]) -> OrbitBatch:
+    return OrbitBatch(
         torch.stack([orbit.pixels for orbit in orbits]),
         torch.stack([orbit.elevation_deg for orbit in orbits]),
-        [n for orbit in orbits for n in orbit.n],
-        [place for orbit in orbits for place in orbit.places],
+        [orbit.n for orbit in orbits],
+        [orbit.place for orbit in orbits],
     )

@@ -10,7 +10,6 @@ import os
 import pickle
 import platform
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from training.ema import Ema
 from training.masters import full_weights, is_deepspeed
 from utils.config import Section, to_json
 from utils.errors import UserError
-from utils.files import sync
+from utils.files import put_in_place, remove_folder, remove_unfinished, unfinished_path
 from utils.schemas import TrainSettings
 
 META = "meta.json"
@@ -150,27 +150,23 @@ def engine(accelerator: Accelerator) -> dict:
 
 
 def save_checkpoint(run_folder: Path, meta: dict, training: Training) -> Path:
-    """Collective. Written to a temporary folder, synced to disk, then renamed: at no moment is half a checkpoint in sight.
+    """Collective. Written to an unfinished folder, which then takes its name: at no moment is half a checkpoint in sight.
 
     `meta`: step, samples, window, config. Raises UserError if it cannot be written; earlier checkpoints stay.
     """
     final = run_folder / "checkpoints" / f"step_{meta['step']:07d}"
-    torso = final.with_name(f".saving_{final.name}")
     main, accelerator = training.accelerator.is_main_process, training.accelerator
+    unfinished = Path(broadcast_object_list([str(unfinished_path(final))])[0])
     try:
         if main:
-            shutil.rmtree(torso, ignore_errors=True)
-            torso.mkdir(parents=True)
+            unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        _write_state(torso, training)
+        _write_state(unfinished, training)
         accelerator.wait_for_everyone()
         if main:
-            about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(torso)}
-            (torso / META).write_text(json.dumps(meta | about, indent=1) + "\n")
-            sync([*torso.rglob("*"), torso])
-            _hide(final)
-            torso.rename(final)
-            sync([final.parent])
+            about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(unfinished)}
+            (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
+            put_in_place(unfinished, final)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
         kept = checkpoints(run_folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
@@ -261,25 +257,12 @@ def _weights_only_unpickling() -> Iterator[None]:
 
 
 def prune(run_folder: Path, train: TrainSettings) -> None:
-    """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`; remove torsos of earlier saves."""
-    remove_torsos(run_folder)
+    """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`."""
+    remove_unfinished(run_folder / "checkpoints")
     for checkpoint in checkpoints(run_folder)[: -train.keep_last]:
         step = int(checkpoint.name.removeprefix("step_"))
         if not (train.keep_every_steps and step % train.keep_every_steps == 0):
-            _hide(checkpoint)
-    remove_torsos(run_folder)
-
-
-def remove_torsos(run_folder: Path) -> None:
-    """Of saving or removing that was cut off: hidden folders, which nothing takes for checkpoints."""
-    for torso in (run_folder / "checkpoints").glob(".*_step_*"):
-        shutil.rmtree(torso)
-
-
-def _hide(checkpoint: Path) -> None:
-    """Take it out of sight in one move; `remove_torsos` removes it."""
-    if checkpoint.exists():
-        checkpoint.rename(checkpoint.with_name(f".removing_{checkpoint.name}"))
+            remove_folder(checkpoint)
 
 
 def _versions() -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 import secrets
 from pathlib import Path
 
 from utils.config import Section
 from utils.errors import UserError
+from utils.files import write_atomically
 from utils.video import gif_bytes, read_mp4
 
 
@@ -15,10 +15,9 @@ class Metrics:
     """RUN/metrics.jsonl: one JSON object a line, each with its step. Cut back to `step` when opened, for a resumed run."""
 
     def __init__(self, path: Path, step: int):
-        self.path, fresh = path, path.with_suffix(".tmp")
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.writelines(line for line in self._lines() if self._step(line) <= step)
-        os.replace(fresh, path)  # a kill in between leaves the old one
+        self.path = path
+        kept = [line for line in self._lines() if self._step(line) <= step]
+        write_atomically(path, "".join(kept))
 
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []

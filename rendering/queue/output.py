@@ -21,7 +21,7 @@ from pathlib import Path
 from rendering.failure import Failure
 from rendering.queue.jsonl import Lines
 from utils.errors import UserError
-from utils.files import TORSOS, sync, write_atomically
+from utils.files import put_in_place, remove_unfinished, sync, write_atomically
 
 META, FAILURES, SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
@@ -122,16 +122,12 @@ class Output:
 
     def keep(self, line: dict, orbit: Path) -> None:
         """`orbit`, a folder of the claim's, becomes OUT/ID, and `line` says so. Raises UserError if OUT/ID is not an orbit."""
-        sync([*orbit.iterdir(), orbit])
         final = self.folder / line["id"]
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # of a run that was killed before it wrote the line
-            if not (final / CAMERAS).is_file():
-                raise UserError(
-                    f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it"
-                )
-            final.rename(orbit.with_name("replaced"))
-        orbit.rename(final)
+        # An orbit may be there: a run may have been killed before it wrote the line.
+        if final.exists() and not (final / CAMERAS).is_file():
+            raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
+        put_in_place(orbit, final)
         sync(parent for parent in final.parents if parent.is_relative_to(self.folder))
         with self.locked():
             self._meta.append(line)
@@ -194,8 +190,7 @@ class Output:
                 write_atomically(self.folder / name, data)
 
     def _sweep(self) -> None:
-        for torso in self.folder.glob(TORSOS):  # all are written under the lock that we hold
-            torso.unlink()
+        remove_unfinished(self.folder)  # all are written under the lock that we hold
         for folder in (self.folder / ".rendering").iterdir():
             if self._take(number := int(folder.name, 16)):
                 shutil.rmtree(folder)

@@ -27,7 +27,7 @@ from rendering.queue.output import Output
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
-from utils.files import new_file
+from utils.files import new_file, unfinished_path
 from utils.schemas import RenderConfig
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
@@ -308,13 +308,13 @@ def test_lines_are_read_while_another_holds_the_lock_and_only_whole_ones(tmp_pat
     lines.close()
 
 
-def test_torsos_of_killed_writers_are_swept(tmp_path):
+def test_what_killed_writers_left_unfinished_is_removed(tmp_path):
     with pytest.raises(KeyError), new_file(tmp_path / "render.json"):
         raise KeyError
     assert not list(tmp_path.iterdir()), "an error leaves none"
-    (tmp_path / ".svd_meta.jsonl.01234567.torso").touch()
+    unfinished_path(tmp_path / "svd_meta.jsonl").touch()
     with Output(tmp_path):
-        assert not list(tmp_path.glob(".*.torso"))
+        assert not list(tmp_path.glob(".*.unfinished"))
 
 
 def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):

@@ -18,7 +18,7 @@ from PIL import Image
 import commands.train
 from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
-from dataset.views import Orbit
+from dataset.views import OrbitBatch
 from models.objective import draw
 from tests.helpers.launch import ENVIRONMENT
 from tests.helpers.runs import metrics, update_error, weights
@@ -26,6 +26,7 @@ from training.checkpoint import changed_keys, checkpoints, checksums, read_meta,
 from training.run import StopRequests
 from utils.config import to_json
 from utils.errors import UserError
+from utils.files import unfinished_path
 from utils.schemas import NoiseSettings
 from utils.video import read_mp4
 
@@ -220,7 +221,7 @@ def test_what_an_ended_run_did_beyond_its_checkpoint_is_done_again(tiny_config, 
     shutil.rmtree(run / "checkpoints/step_0000003")  # as if killed after the validation and before the save
     first = (run / "validation/step_0000003/metrics.json").read_text()
     (run / "validation/step_0000003/000_table.mp4").unlink()
-    (run / "checkpoints/.saving_step_0000003").mkdir()
+    unfinished_path(run / "checkpoints/step_0000003").mkdir()
     train(cfg)
     assert (run / "validation/step_0000003/metrics.json").read_text() == first
     assert (run / "validation/step_0000003/000_table.mp4").exists()
@@ -312,7 +313,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tiny_confi
 
 def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, orbit_pixels):
     pixels = torch.cat([orbit_pixels, orbit_pixels.flip(1)])
-    orbit = Orbit(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
+    orbits = OrbitBatch(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
     dropped_numbers = []
     coins = {
         seed: draw(seed, [6, 7], NoiseSettings(cond_dropout=0.5), (1, 1), (1, 1)).dropped.sum() for seed in range(20)
@@ -320,12 +321,15 @@ def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, 
     seed = next(seed for seed, dropped in coins.items() if dropped == 1)
     for dropout in (0.0, 0.5):
         noise = NoiseSettings(cond_dropout=dropout)
-        latents, cond, draws = encode(orbit, svd.encoders, seed, noise, torch.device("cpu"))
+        latents, cond, draws = encode(orbits, svd.encoders, seed, noise, torch.device("cpu"))
         torch.testing.assert_close(latents, svd.encoders.latents(pixels))
         for row in range(2):
             alone = draw(seed, [6 + row], noise, latents.shape[1:], pixels.shape[2:])
             expected = svd.encoders.condition(
-                pixels[row : row + 1, 0], orbit.elevation_deg[row : row + 1], alone.noise_aug_strength, alone.cond_noise
+                pixels[row : row + 1, 0],
+                orbits.elevation_deg[row : row + 1],
+                alone.noise_aug_strength,
+                alone.cond_noise,
             )
             assert draws.sigma[row] == alone.sigma and torch.equal(draws.noise[row], alone.noise[0])
             torch.testing.assert_close(cond.added_time_ids[row], expected.added_time_ids[0])

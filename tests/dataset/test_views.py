@@ -41,7 +41,7 @@ def test_an_orbit_starts_anywhere_and_always_goes_once_around_in_equal_strides(d
         record, shown = record_and_views(orbit.pixels)
         assert [(view - shown[0]) % NUM_VIEWS for view in shown] == [0, 2, 4, 6]
         assert orbit.elevation_deg.item() == pytest.approx(record + shown[0] / 100), "the elevation is the input view's"
-        assert orbit.places == [f"{data.meta}:{record + 1}"]
+        assert orbit.place == f"{data.meta}:{record + 1}"
         starts.add(shown[0])
     assert starts == set(range(NUM_VIEWS))
 

@@ -6,6 +6,7 @@ from accelerate import Accelerator
 import training.checkpoint
 from training.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
 from utils.errors import UserError
+from utils.files import unfinished_path
 from utils.schemas import TrainSettings
 
 
@@ -22,9 +23,9 @@ def steps(run: Path) -> list[int]:
     return [int(path.name[5:]) for path in checkpoints(run)]
 
 
-def test_prune_keeps_the_newest_and_the_multiples_and_clears_torsos(run):
-    for torso in (".saving_step_0000800", ".removing_step_0000050"):
-        (run / "checkpoints" / torso).mkdir()
+def test_prune_keeps_the_newest_and_the_multiples_and_clears_what_is_unfinished(run):
+    for step in ("step_0000800", "step_0000050"):
+        unfinished_path(run / "checkpoints" / step).mkdir()
     prune(run, TrainSettings(max_steps=1, keep_last=2, keep_every_steps=300))
     assert steps(run) == [300, 600, 700]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [

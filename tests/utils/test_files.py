@@ -1,0 +1,104 @@
+"""A file or folder appears whole or not at all, and what a kill leaves behind can be removed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from utils.files import new_file, new_folder, put_in_place, remove_folder, remove_unfinished, unfinished_path
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_keeps_its_old_content_until_the_new_is_whole(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), new_file(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert (path.read_text(), names(tmp_path)) == ("old", ["a.json"])
+    with new_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_text() == "old" and len(names(tmp_path)) == 2
+    assert (path.read_text(), names(tmp_path)) == ("new", ["a.json"])
+
+
+def test_a_folder_replaces_another_as_a_whole(tmp_path):
+    folder = tmp_path / "a"
+    for content in ("old", "new"):
+        with new_folder(folder) as unfinished:
+            (unfinished / "deep").mkdir()
+            (unfinished / "deep" / content).touch()
+    assert (names(folder / "deep"), names(tmp_path)) == (["new"], ["a"])
+    with pytest.raises(KeyError), new_folder(folder) as unfinished:
+        (unfinished / "half").touch()
+        raise KeyError
+    assert (names(folder / "deep"), names(tmp_path)) == (["new"], ["a"])
+
+
+@pytest.mark.parametrize("place", ["in the block", "between the two renames"])
+def test_a_killed_process_leaves_only_what_is_hidden_and_is_swept(tmp_path, place):
+    code = f"""
+import os, pathlib, signal, sys
+from utils.files import new_folder
+folder = pathlib.Path({str(tmp_path)!r}, "a")
+with new_folder(folder) as unfinished:
+    (unfinished / "old").touch()
+before = pathlib.Path.rename
+def rename(self, target):
+    if target == folder.resolve():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return before(self, target)
+with new_folder(folder) as unfinished:
+    if {place!r} == "in the block":
+        os.kill(os.getpid(), signal.SIGKILL)
+    pathlib.Path.rename = rename
+"""
+    answer = subprocess.run([sys.executable, "-c", code], check=False, env=os.environ | {"PYTHONPATH": "."})
+    assert answer.returncode == -signal.SIGKILL
+    left = names(tmp_path)
+    assert [name for name in left if not name.startswith(".")] == (["a"] if place == "in the block" else [])
+    remove_unfinished(tmp_path, "another")
+    assert names(tmp_path) == left, "what others may be writing stays"
+    remove_unfinished(tmp_path, "a")
+    assert names(tmp_path) == (["a"] if place == "in the block" else [])
+
+
+def test_sweeping_removes_links_and_never_follows_them(tmp_path):
+    target = tmp_path / "users"
+    target.mkdir()
+    (target / "work").touch()
+    unfinished_path(tmp_path / "link").symlink_to(target)
+    unfinished_path(tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    unfinished_path(tmp_path / "file").touch()
+    folder = unfinished_path(tmp_path / "folder")
+    folder.mkdir()
+    (folder / "link").symlink_to(target)
+    remove_unfinished(tmp_path)
+    assert (names(tmp_path), names(target)) == (["users"], ["work"])
+    (tmp_path / "link").symlink_to(target)
+    remove_folder(tmp_path / "link")
+    assert (names(tmp_path), names(target)) == (["users"], ["work"])
+
+
+def test_a_folder_takes_the_place_of_a_link_and_not_of_what_it_points_to(tmp_path):
+    target = tmp_path / "users"
+    target.mkdir()
+    (tmp_path / "a").symlink_to(target)
+    unfinished = unfinished_path(tmp_path / "a")
+    unfinished.mkdir()
+    put_in_place(unfinished, tmp_path / "a")
+    assert names(tmp_path) == ["a", "users"] and not (tmp_path / "a").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a*b", "[ab]", "ü" * 100, "x.y", "?"])
+def test_any_name_is_found_again(tmp_path, name):
+    unfinished_path(tmp_path / name).touch()
+    unfinished_path(tmp_path / "axb").touch()
+    remove_unfinished(tmp_path, name)
+    assert len(names(tmp_path)) == 1
