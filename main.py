@@ -4,54 +4,92 @@ import errno
 import importlib
 import sys
 
-COMMANDS = {
-    "train": "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
-    "check": "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
-    "render": "3D assets -> orbits to train on: main.py render CONFIG.yaml render.assets=FOLDER render.out=FOLDER",
-    "sample": "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",
-    "evaluate": "numbers and a page from held-out orbits: main.py evaluate runs/NAME evaluate.meta=FILE.jsonl evaluate.out=FOLDER",
-    "export": "a folder for stock diffusers: main.py export runs/NAME export.out=FOLDER",
-    "tiny_base": "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
-    "dummy_objaverse": "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
+COMMANDS = {  # command: (the schema of its config, a line of help)
+    "train": (
+        "utils.schemas.TrainConfig",
+        "fine-tune SVD into a multi-view model: main.py train CONFIG.yaml [section.key=value ...]",
+    ),
+    "check": (
+        "utils.schemas.TrainConfig",
+        "print the resolved config and what follows from it, without training: main.py check CONFIG.yaml [...]",
+    ),
+    "render": (
+        "utils.schemas_render.RenderConfig",
+        "3D assets -> orbits to train on: main.py render CONFIG.yaml render.assets=FOLDER render.out=FOLDER",
+    ),
+    "sample": (
+        "utils.schemas.SampleConfig",
+        "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",
+    ),
+    "evaluate": (
+        "utils.schemas.EvaluateConfig",
+        "numbers and a page from held-out orbits: main.py evaluate runs/NAME evaluate.meta=FILE.jsonl evaluate.out=FOLDER",
+    ),
+    "export": (
+        "utils.schemas.ExportConfig",
+        "a folder for stock diffusers: main.py export runs/NAME export.out=FOLDER",
+    ),
+    "tiny_base": (
+        "utils.schemas.TinyBaseConfig",
+        "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
+    ),
+    "dummy_objaverse": (
+        "utils.schemas_render.DummyObjaverseConfig",
+        "render the small dataset of solid objects: main.py dummy_objaverse [dummy_objaverse.out=FOLDER]",
+    ),
+    "configuration": (
+        "utils.schemas.ConfigurationConfig",
+        "write the page of all keys: main.py configuration [configuration.out=FILE.md]",
+    ),
 }
+USER_FIXES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
 
-def usage():
-    rows = "\n".join(f"  {name:<16} {line}" for name, line in COMMANDS.items())
+def usage() -> str:
+    rows = "\n".join(f"  {name:<16} {line}" for name, (_, line) in COMMANDS.items())
     line = "usage: python main.py COMMAND [RUN] [CONFIG.yaml] [section.key=value ...]"
     return f"{line}\n\ncommands:\n{rows}\n\n`python main.py COMMAND --help` lists its keys."
 
 
-def main(argv):
+def schema_of(command: str) -> type:
+    module, _, name = COMMANDS[command][0].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
     if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
-    from utils.config import describe, load_config
     from utils.errors import UserError
-    from utils.schemas import SCHEMAS
 
-    command, arguments = argv[0], argv[1:]
     try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command '{command}'; the commands are: {', '.join(COMMANDS)}")
-        if "-h" in arguments or "--help" in arguments:
-            print(f"{COMMANDS[command]}\n\n{describe(SCHEMAS[command])}")
-            return 0
-        cfg = load_config(SCHEMAS[command], arguments)
-        return getattr(importlib.import_module(f"commands.{command}"), command)(cfg) or 0
+        return run(argv[0], argv[1:])
     except UserError as error:
-        # A data loader's worker puts its traceback in front of the message.
+        # A loading process of PyTorch puts its traceback in front of the message.
         message = str(error).rpartition("utils.errors.UserError: ")[2]
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece: other ranks write too
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece, since other ranks write too
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST):
+        if error.errno not in USER_FIXES:
             raise
         sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
         return 2
+
+
+def run(command: str, arguments: list[str]) -> int:
+    from utils.config import describe, load_config
+    from utils.errors import UserError
+
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}'; the commands are: {', '.join(COMMANDS)}")
+    if "-h" in arguments or "--help" in arguments:
+        print(f"{COMMANDS[command][1]}\n\n{describe(schema_of(command))}")
+        return 0
+    cfg = load_config(schema_of(command), arguments)
+    return getattr(importlib.import_module(f"commands.{command}"), command)(cfg) or 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from PIL import Image
 
 from rendering.camera import azimuths_deg
 from rendering.solids import HELD_OUT, elevations_deg, render_view
-from utils.schemas import DummyObjaverseConfig
+from utils.schemas_render import DummyObjaverseConfig
 from utils.video import contact_sheet
 
 NUM_VIEWS = 21

@@ -31,7 +31,7 @@ from rendering.safety.asset import check_asset
 from rendering.sheets import strip, write_sheets
 from utils.config import to_json
 from utils.errors import UserError
-from utils.schemas import RenderConfig, RenderSettings
+from utils.schemas_render import RenderConfig, RenderSettings
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
 # What makes the pictures, with the filter section and the maps in `hdris`: one folder is one setting of these.

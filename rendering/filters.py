@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rendering.camera import RADIUS, orbit_distance
-from utils.schemas import FilterSettings
+from utils.schemas_render import FilterSettings
 
 OPAQUE = 128  # alpha from which a pixel is the object's
 BURNT, BLACK = 250, 5  # all three channels at least, at most

@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -29,18 +30,37 @@ def sections(schema: type[Section]) -> dict[str, type[Section]]:
 
 
 def dotted_keys(schema: type[Section]) -> list[str]:
+    """Every section.key of a config."""
     return [f"{name}.{field}" for name, section in sections(schema).items() for field in section.model_fields]
 
 
-def describe(schema: type[Section]) -> str:
-    """The keys of a command, a line each: name, type, default, unit, meaning."""
-    rows = []
+class Key(NamedTuple):
+    """What help and documentation say of a config key."""
+
+    name: str  # section.key
+    type: str
+    default: str  # as JSON, or "required"
+    unit: str
+    meaning: str
+
+
+def keys_of(schema: type[Section]) -> list[Key]:
+    keys = []
     for name, section in sections(schema).items():
+        properties = section.model_json_schema()["properties"]
         for field_name, field in section.model_fields.items():
             default = "required" if field.is_required() else json.dumps(field.default)
-            spec = section.model_json_schema()["properties"][field_name]
-            unit = f" [{field.json_schema_extra['unit']}]" if field.json_schema_extra["unit"] else ""
-            rows.append(f"  {name}.{field_name}: {_type_name(spec)} = {default}{unit}\n      {field.description}")
+            type_, unit = _type_name(properties[field_name]), field.json_schema_extra["unit"]
+            keys.append(Key(f"{name}.{field_name}", type_, default, unit, field.description))
+    return keys
+
+
+def describe(schema: type[Section]) -> str:
+    """The help of a command: two lines for each of its keys."""
+    rows = [
+        f"  {key.name}: {key.type} = {key.default}" + (f" [{key.unit}]" if key.unit else "") + f"\n      {key.meaning}"
+        for key in keys_of(schema)
+    ]
     return "keys, as `section:` and `key:` in the YAML or as section.key=value:\n" + "\n".join(rows)
 
 

@@ -14,9 +14,9 @@ _LIBRARY = "cannot open shared object file"
 _PROBE_S = 120  # a first import from a cold network disk
 
 
-def command(executable: str) -> list[str]:
-    """What a job's file is appended to. `executable`: a blender, a Python that has bpy (by its name, python...), or "" to look for
-    one: `blender` on the PATH, the folder .venv-blender, then a python3.11 or python3.13. Raises UserError if there is none."""
+def command(executable: str | None) -> list[str]:
+    """What a job's file is appended to. `executable`: a blender, a Python that has bpy (by its name, python...), or None to look
+    for one: `blender` on the PATH, the folder .venv-blender, then a python3.11 or python3.13. Raises UserError if there is none."""
     if executable:
         fault = _fault(executable)
         if fault:

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 
-def command(executable: str) -> list[str]:
+def command(executable: str | None) -> list[str]:
     """How the worker starts: in this Python. Raises UserError if it lacks a library, or for an `executable`, which is not used."""
     try:
         import embreex.rtcore_scene  # noqa: F401

@@ -28,7 +28,7 @@ from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
 from utils.files import new_file, unfinished_path
-from utils.schemas import RenderConfig
+from utils.schemas_render import RenderConfig
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
 SMALL = ("render.renderer=standin", "render.size_px=32", "render.num_views=4", "render.time_limit_s=20")

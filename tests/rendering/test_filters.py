@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from rendering.camera import azimuths_deg, camera_to_world, focal_length_px, orbit_distance, project
 from rendering.filters import box_extents, why_rejected
-from utils.schemas import FilterSettings
+from utils.schemas_render import FilterSettings
 
 SIZE = 256
 

@@ -6,7 +6,8 @@ from ruamel.yaml import YAML
 
 from utils.config import dotted_keys, load_config, to_yaml
 from utils.errors import UserError
-from utils.schemas import RenderConfig, TrainConfig
+from utils.schemas import TrainConfig
+from utils.schemas_render import RenderConfig
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("train_config/*.yaml"))
 MINIMAL = """
