@@ -7,25 +7,27 @@ interrupted evaluation goes on.
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
 from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_orbit
-from evaluation.metrics import mse, psnr, ssim
-from evaluation.perceptual import Metric, Unavailable, load_clip, load_lpips
+from evaluation.held_out import HeldOut, encode_held_out, write_orbit
+from evaluation.metrics import Metric, input_repeated, mse, per_view, psnr, ssim
+from evaluation.perceptual import Unavailable, load_clip, load_lpips
 from evaluation.report import protocol_differences, write_report
+from models.sampling import sample_orbits
+from models.svd import Svd
 from training.checkpoint import checksums
-from training.run import launched_accelerator
-from training.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
-from training.validation import HeldOut, encode_held_out, input_repeated, per_view, write_orbit
+from training.run import gather_objects, launched_accelerator
+from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.config import read_json
 from utils.errors import UserError
 from utils.files import file_name, read_lines, write_atomically
@@ -40,39 +42,40 @@ SETTINGS = "settings.json"
 def evaluate(cfg: EvaluateConfig) -> int:
     """0 if everything asked for was measured, else 1."""
     accelerator, settings = launched_accelerator(), cfg.evaluate
-    trained = find_trained(settings)
-    require_elevation(trained)
-    data = evaluation_data(trained, settings)
+    saved = find_saved_model(settings)
+    require_elevation(saved)
+    data = evaluation_data(saved, settings)
     records = Records(settings.meta, data.num_frames)
     chosen, differences = choose_records(records, data, settings), protocol_differences(settings, data)
     check_results(Path(settings.out))
-    sampler = load_sampler(trained, accelerator)
-    metrics, unavailable = load_metrics(settings, accelerator)
+    svd = load_saved_model(saved, accelerator)
+    metrics, unavailable = load_metrics(settings, accelerator.device, accelerator.local_main_process_first)
     if accelerator.is_main_process:
-        open_results(Path(settings.out), fingerprint(trained, settings, accelerator))
+        open_results(Path(settings.out), fingerprint(saved, settings, accelerator.mixed_precision))
     accelerator.wait_for_everyone()
     mine = [index for _, index in sorted(chosen.items())][accelerator.process_index :: accelerator.num_processes]
     todo = [index for index in mine if not measured(results_file(settings, records[index].id), metrics)]
     hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
     for index in tqdm(todo, unit="object", initial=len(mine) - len(todo), total=len(mine), disable=hide_bar):
-        evaluate_record(records[index], index, data, sampler, metrics, settings)
+        evaluate_record(records[index], index, data, svd, accelerator.device, metrics, settings)
         tqdm.write(records[index].id, file=sys.stdout)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        model = {"checkpoint": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
         files = [results_file(settings, name) for name in sorted(chosen)]
-        write_report(settings, trained, differences, list(metrics), unavailable, files)
+        write_report(settings, model, differences, list(metrics), unavailable, files)
     accelerator.wait_for_everyone()  # a rank that ends with 1 has the launcher end the others
     accelerator.end_training()
     return 1 if unavailable else 0
 
 
-def evaluation_data(trained: Trained, settings: EvaluateSettings) -> DataSettings:
+def evaluation_data(saved: SavedModel, settings: EvaluateSettings) -> DataSettings:
     """The data as in training (views, crop), but of `settings` and on white. Raises UserError without a root."""
-    root = settings.root or trained.data.root
+    root = settings.root or saved.data.root
     if not root:
-        raise UserError(f"evaluate.root is missing: {trained.folder} does not say where the images of a meta file are")
-    size_px = settings.size_px or trained.data.size_px
-    return trained.data.model_copy(
+        raise UserError(f"evaluate.root is missing: {saved.folder} does not say where the images of a meta file are")
+    size_px = settings.size_px or saved.data.size_px
+    return saved.data.model_copy(
         update={"root": root, "meta": settings.meta, "size_px": size_px, "background": "white"}
     )
 
@@ -127,13 +130,13 @@ def check_record(record: OrbitRecord, data: DataSettings, settings: EvaluateSett
         raise UserError(f"{record.place}: {Path(data.root, missing)}: no such image file")
 
 
-def fingerprint(trained: Trained, settings: EvaluateSettings, accelerator: Accelerator) -> dict:
+def fingerprint(saved: SavedModel, settings: EvaluateSettings, mixed_precision: str) -> dict:
     """What an object's numbers follow from."""
     keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
     with open(settings.meta, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unet = {"unet": checksums(trained.base.unet), "mixed_precision": accelerator.mixed_precision}
-    return keys | unet | {"weights": trained.weights, "meta": digest}
+    unet = {"unet": checksums(saved.base.unet), "mixed_precision": mixed_precision}
+    return keys | unet | {"weights": saved.weights, "meta": digest}
 
 
 def check_results(out: Path) -> None:
@@ -161,23 +164,25 @@ def open_results(out: Path, now: dict) -> None:
         (out / folder).mkdir(exist_ok=True)
 
 
-def load_metrics(settings: EvaluateSettings, accelerator: Accelerator) -> tuple[dict[str, Metric], dict[str, str]]:
+def load_metrics(
+    settings: EvaluateSettings, device: torch.device, one_after_the_other: Callable
+) -> tuple[dict[str, Metric], dict[str, str]]:
     """The metrics asked for, and why those are missing that cannot be had on some rank."""
     loaders = {
         "psnr": lambda: psnr,
         "ssim": lambda: ssim,
         "mse": lambda: mse,
-        "lpips": partial(load_lpips, settings.lpips_net, accelerator.device),
-        "clip": partial(load_clip, settings.clip_model, accelerator.device),
+        "lpips": partial(load_lpips, settings.lpips_net, device),
+        "clip": partial(load_clip, settings.clip_model, device),
     }
     metrics, unavailable = {}, {}
-    with accelerator.local_main_process_first():  # weights are downloaded once a machine
+    with one_after_the_other():  # weights are downloaded once a machine
         for name in settings.metrics:
             try:
                 metrics[name] = loaders[name]()
             except Unavailable as error:
                 unavailable[name] = " ".join(str(error).split())
-    unavailable = dict(gather_object(list(unavailable.items())))
+    unavailable = dict(gather_objects(list(unavailable.items())))
     return {name: metric for name, metric in metrics.items() if name not in unavailable}, unavailable
 
 
@@ -194,21 +199,21 @@ def evaluate_record(
     record: OrbitRecord,
     index: int,
     data: DataSettings,
-    sampler: Sampler,
+    svd: Svd,
+    device: torch.device,
     metrics: dict[str, Metric],
     settings: EvaluateSettings,
 ) -> None:
     """Sample one orbit, measure it and its two baselines, and write its video and its numbers."""
-    encoders = sampler.svd.encoders
     orbit = load_orbit(record, data, settings.input_view, WHITE, index)
     number = int(hashlib.sha256(record.id.encode()).hexdigest()[:7], 16)  # an object's noise is the same in any list
     random = generator(settings.seed, number, "validation")
-    held_out = encode_held_out(orbit, file_name(record.id), random, settings, encoders, sampler.device)
-    views = sampler(held_out.cond, held_out.noise, settings)[0]
+    held_out = encode_held_out(orbit, file_name(record.id), random, settings, svd.encoders, device)
+    views = sample_orbits(svd.unet, svd.encoders, svd.sigma_range, held_out.cond, held_out.noise, settings)[0]
     candidates = {
         "sample": views,
         "input_repeated": input_repeated(held_out.pixels),
-        "vae_reconstruction": encoders.decode(held_out.latents[0], settings.decode_chunk),
+        "vae_reconstruction": svd.encoders.decode(held_out.latents[0], settings.decode_chunk),
     }
     rows = per_view(candidates, held_out.pixels, metrics)
     write_small_video(held_out, views, settings)

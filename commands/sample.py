@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from dataset.inputs import InputImage, input_view, list_inputs
 from models.conditioning import Conditioning
+from models.sampling import sample_orbits, start_orbit
+from models.svd import Svd
 from rendering.camera import orbit_cameras
 from training.run import launched_accelerator
-from training.trained import Sampler, Trained, find_trained, load_sampler, require_elevation
-from training.validation import start_video
+from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
 from utils.randomness import generator
@@ -32,8 +33,8 @@ USUAL_FILL = 0.8  # where the training data were opaque, so that there was nothi
 
 def sample(cfg: SampleConfig) -> None:
     accelerator, settings = launched_accelerator(), cfg.sample
-    trained = find_trained(settings)
-    require_elevation(trained)
+    saved = find_saved_model(settings)
+    require_elevation(saved)
     inputs = list_inputs(settings)
     for item, seed in product(inputs, settings.seeds):  # every mistake before the first minute of work
         check_replaceable(results_folder(settings, item, seed))
@@ -41,12 +42,12 @@ def sample(cfg: SampleConfig) -> None:
         for item, seed in product(inputs, settings.seeds):
             folder = results_folder(settings, item, seed).resolve()
             remove_unfinished(folder.parent, folder.name)
-    settings = resolved(settings, trained)
+    settings = resolved(settings, saved)
     for item in inputs:
         input_view(item.path, settings.object_fill, settings.size_px)
     with accelerator.local_main_process_first():
         cut_out = background_remover() if settings.remove_background else None
-    sampler = load_sampler(trained, accelerator)
+    svd = load_saved_model(saved, accelerator)
 
     prepare = lru_cache(settings.batch_size)(
         lambda path: input_view(path, settings.object_fill, settings.size_px, cut_out)
@@ -57,12 +58,13 @@ def sample(cfg: SampleConfig) -> None:
     with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar) as bar:
         for batch in batches:
             views = [prepare(item.path) for item, _ in batch]
-            videos = sample_batch(batch, views, sampler, settings, bar.update)
+            inputs_ = [view.to(accelerator.device) for view in views]
+            videos = sample_batch(batch, inputs_, svd, saved.data.num_frames, settings, bar.update)
             for (item, seed), view, video in zip(batch, views, videos):
                 with new_folder(results_folder(settings, item, seed)) as unfinished:
                     write_video(unfinished, view, video, item, settings)
                     precision = accelerator.mixed_precision
-                    write_settings(unfinished, item, seed, trained, settings, precision)
+                    write_settings(unfinished, item, seed, saved, settings, precision)
                 tqdm.write(str(results_folder(settings, item, seed)), file=sys.stdout)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -82,10 +84,10 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} would be replaced, but holds {foreign[0]}: move it, or choose another sample.out")
 
 
-def resolved(settings: SampleSettings, trained: Trained) -> SampleSettings:
+def resolved(settings: SampleSettings, saved: SavedModel) -> SampleSettings:
     """With the size and the framing of the training data where none is given."""
-    fill = settings.object_fill or trained.recipe.get("object_fill") or USUAL_FILL
-    return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or trained.data.size_px})
+    fill = settings.object_fill or saved.recipe.get("object_fill") or USUAL_FILL
+    return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
 
 
 def background_remover() -> Callable[[Image.Image], Image.Image]:
@@ -102,19 +104,22 @@ def background_remover() -> Callable[[Image.Image], Image.Image]:
 
 
 def sample_batch(
-    batch: list[tuple[InputImage, int]], views: list[Tensor], sampler: Sampler, settings: SampleSettings, on_step
+    batch: list[tuple[InputImage, int]],
+    views: list[Tensor],
+    svd: Svd,
+    num_frames: int,
+    settings: SampleSettings,
+    on_step: Callable[[], object],
 ) -> list[Tensor]:
     """F 3 H W of each (image, seed). Its noise depends on the seed alone: not on its batch, its rank or the other images."""
     conds, noises = [], []
     for (item, seed), view in zip(batch, views):
         elevation = torch.tensor([item.elevation_deg])
-        random = generator(seed, 0, "validation")
-        cond, noise = start_video(
-            view.to(sampler.device), elevation, sampler.num_frames, settings, sampler.svd.encoders, random
-        )
+        cond, noise = start_orbit(view, elevation, num_frames, settings, svd.encoders, generator(seed, 0, "validation"))
         conds.append(cond)
         noises.append(noise)
-    return sampler(Conditioning.cat(conds), torch.cat(noises), settings, on_step)
+    cond, noise = Conditioning.cat(conds), torch.cat(noises)
+    return sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, noise, settings, on_step)
 
 
 def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, settings: SampleSettings) -> None:
@@ -131,10 +136,10 @@ def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, set
 
 
 def write_settings(
-    folder: Path, item: InputImage, seed: int, trained: Trained, settings: SampleSettings, precision: str
+    folder: Path, item: InputImage, seed: int, saved: SavedModel, settings: SampleSettings, precision: str
 ) -> None:
     """sample.json: what it takes to make the same video again."""
-    model = {"folder": str(trained.folder), "weights": trained.weights, "step": trained.recipe["step"]}
+    model = {"folder": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
     about = {"image": str(item.path), "elevation_deg": item.elevation_deg, "seed": seed, "model": model}
     about |= {"mixed_precision": precision, "settings": settings.model_dump(mode="json")}
     (folder / "sample.json").write_text(json.dumps(about, indent=1) + "\n")

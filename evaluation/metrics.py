@@ -1,8 +1,16 @@
-"""Image metrics of views in [0, 1], a number per view. Pure."""
+"""Metrics of views, one number per view, and their means. All of it is pure.
+
+Views are F 3 H W. A metric (`mse`, `psnr`, `ssim`, and those in perceptual.py) takes them in [0, 1]; the functions below take
+them as the model gives them, in [-1, 1].
+"""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Metric = Callable[[Tensor, Tensor], Tensor]  # views and targets, each F 3 H W in [0, 1] -> F
 
 
 def mse(views: Tensor, targets: Tensor) -> Tensor:
@@ -34,3 +42,35 @@ def ssim(views: Tensor, targets: Tensor) -> Tensor:
         (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
     )
     return similarity.mean(dim=(1, 2, 3))
+
+
+def per_view(
+    candidates: dict[str, Tensor], targets: Tensor, metrics: dict[str, Metric]
+) -> dict[str, dict[str, Tensor]]:
+    """Every candidate (F 3 H W in [-1, 1]) under every metric against `targets`: {candidate: {metric: F}}."""
+    truth = (targets + 1) / 2
+    return {
+        row: {name: metric((views + 1) / 2, truth) for name, metric in metrics.items()}
+        for row, views in candidates.items()
+    }
+
+
+def over_views(values: Tensor) -> dict[str, float]:
+    """The mean of a metric (F) over the novel views, which are all but the first, and over all views."""
+    return {"novel": values[1:].mean().item(), "all": values.mean().item()}
+
+
+def orbit_metrics(views: Tensor, targets: Tensor) -> dict[str, float]:
+    """PSNR and SSIM of sampled views (F 3 H W in [-1, 1]), and of the input repeated, as means over the views."""
+    rows = per_view({"": views, "input_repeated_": input_repeated(targets)}, targets, {"psnr": psnr, "ssim": ssim})
+    return {
+        f"{row}{name}_{which}": mean
+        for row, values_by_metric in rows.items()
+        for name, values in values_by_metric.items()
+        for which, mean in over_views(values).items()
+    }
+
+
+def input_repeated(targets: Tensor) -> Tensor:
+    """What a model that ignores the camera would draw: the first view (of F 3 H W), F times."""
+    return targets[:1].expand_as(targets)

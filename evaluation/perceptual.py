@@ -1,15 +1,13 @@
 """Metrics of learned networks, in [0, 1] like evaluation/metrics.py: LPIPS, and the similarity of CLIP embeddings."""
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from evaluation.metrics import Metric
 from utils.errors import UserError
-
-Metric = Callable[[Tensor, Tensor], Tensor]  # F 3 H W in [0, 1] twice -> F
 
 
 class Unavailable(UserError):

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
+from evaluation.metrics import over_views
 from evaluation.page import evaluation_page
-from training.trained import Trained
-from training.validation import over_views
 from utils.config import read_json, read_yaml
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -21,26 +20,24 @@ PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"
 
 def write_report(
     settings: EvaluateSettings,
-    trained: Trained,
+    model: dict,
     differences: list[str],
     metrics: list[str],
     unavailable: dict[str, str],
     files: list[Path],
 ) -> None:
-    """`differences`: from the protocol; `files`: of the objects."""
+    """`model`: checkpoint, weights and step; `differences`: from the protocol; `files`: of the objects."""
     objects = [read_json(path, "id", "elevation_deg", "video", "metrics") for path in files]
     report = summarise(objects, metrics)
     ids = "".join(f"{item['id']}\n" for item in objects)
-    report = {
-        "checkpoint": str(trained.folder),
-        "weights": trained.weights,
-        "step": trained.recipe["step"],
+    report = model | {
         "num_objects": len(objects),
         "objects_sha256": hashlib.sha256(ids.encode()).hexdigest(),  # of the sorted ids, a line each
         "unavailable": unavailable,
         "not_as_published": differences,
         "settings": settings.model_dump(mode="json"),
-    } | report
+        **report,
+    }
     out = Path(settings.out)
     write_atomically(out / "metrics.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "metrics.csv", to_csv(report["objects"]))

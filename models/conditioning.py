@@ -1,4 +1,4 @@
-"""What the network is told beside the noised latents: added_time_ids and their remap, dropout, guidance. All pure."""
+"""What the network is told beside the noised latents: its image conditions, added_time_ids and their remap. All of it is pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -40,23 +40,6 @@ def drop_conditions(cond: Conditioning, dropped: Tensor) -> Conditioning:
     return replace(
         cond, latents=cond.latents * keep.view(-1, 1, 1, 1), image_embeds=cond.image_embeds * keep.view(-1, 1, 1)
     )
-
-
-def orbit_guidance(num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
-    """Guidance scale of each view (F): min at the input view, max at the view from behind, linear in azimuth between.
-
-    SV3D's triangle (arXiv 2403.12008): rising along the frames, as for videos, over-sharpens the last views, which are
-    next to the input.
-    """
-    azimuth_deg = torch.arange(num_frames) * 360 / num_frames
-    return guidance_min + (guidance_max - guidance_min) * (1 - (azimuth_deg - 180).abs() / 180)
-
-
-def guidance_scales(kind: str, num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
-    """Guidance scale of each view (F). `orbit`: orbit_guidance; `linear`: the stock pipeline's; `constant`: the maximum."""
-    if kind == "orbit":
-        return orbit_guidance(num_frames, guidance_min, guidance_max)
-    return torch.linspace(guidance_min if kind == "linear" else guidance_max, guidance_max, num_frames)
 
 
 def remap_added_time_ids(

@@ -1,4 +1,4 @@
-"""Noise -> the latents of an orbit: Euler steps of the same denoise() that is trained, with guidance per view."""
+"""How an orbit is sampled: noise -> latents by Euler steps of the same denoise() that is trained -> views."""
 
 from collections.abc import Callable
 
@@ -7,46 +7,108 @@ from torch import Tensor, nn
 
 from models.conditioning import Conditioning, drop_conditions
 from models.edm import denoise
+from models.encoders import Encoders
+from utils.schemas import SamplingSettings
+
+
+def start_orbit(
+    view: Tensor,
+    elevation_deg: Tensor,
+    num_frames: int,
+    sampling: SamplingSettings,
+    encoders: Encoders,
+    random: torch.Generator,
+) -> tuple[Conditioning, Tensor]:
+    """What an orbit is sampled from: the conditioning of its input view (1 3 H W in [-1, 1]) and unit noise (1 F 4 h w).
+
+    Both are on the view's device, whatever device `random` draws on.
+    """
+    noise = torch.randn((1, *encoders.latent_shape(num_frames, view.shape[-1])), generator=random)
+    cond_noise = torch.randn(view.shape, generator=random)
+    strength = torch.tensor([sampling.noise_aug_strength], device=view.device)
+    cond = encoders.condition(view, elevation_deg.to(view.device), strength, cond_noise.to(view.device))
+    return cond, noise.to(view.device)
+
+
+def sample_orbits(
+    unet: nn.Module,
+    encoders: Encoders,
+    sigma_range: tuple[float, float],
+    cond: Conditioning,
+    noise: Tensor,
+    sampling: SamplingSettings,
+    on_step: Callable[[], object] | None = None,
+) -> list[Tensor]:
+    """The views of B orbits, each F 3 H W in [-1, 1] from the input's azimuth on, from unit noise (B F 4 h w).
+
+    `sigma_range` is the scheduler's (lowest, highest) sigma; `on_step` is called after every Euler step.
+    """
+    sigmas = karras_sigmas(sampling.num_inference_steps, *sigma_range)
+    scales = guidance_scales(sampling.guidance, noise.shape[1], sampling.guidance_min, sampling.guidance_max)
+    latents = sample_latents(unet, cond, noise, sigmas, scales, on_step)
+    return [encoders.decode(orbit, sampling.decode_chunk) for orbit in latents]
 
 
 def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """num_steps + 1 falling sigmas, the last one 0 (Karras et al. 2022, eq. 5), fp32."""
+    """num_steps + 1 falling sigmas in fp32, the last one 0 (Karras et al. 2022, eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    low = sigma_min ** (1 / rho)
+    high = sigma_max ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)]).float()
 
 
+def guidance_scales(kind: str, num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
+    """The guidance scale of each view (F).
+
+    `orbit` is orbit_guidance, `linear` rises along the frames as in the stock pipeline, `constant` is the maximum everywhere.
+    """
+    if kind == "orbit":
+        return orbit_guidance(num_frames, guidance_min, guidance_max)
+    return torch.linspace(guidance_min if kind == "linear" else guidance_max, guidance_max, num_frames)
+
+
+def orbit_guidance(num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
+    """SV3D's triangle (arXiv 2403.12008): the minimum at the input view, the maximum at the view from behind (F).
+
+    A scale that rises along the frames, as for videos, over-sharpens the last views, which are next to the input.
+    """
+    azimuth_deg = torch.arange(num_frames) * 360 / num_frames
+    return guidance_min + (guidance_max - guidance_min) * (1 - (azimuth_deg - 180).abs() / 180)
+
+
 @torch.no_grad()
-def sample_views(
+def sample_latents(
     unet: nn.Module,
     cond: Conditioning,
     noise: Tensor,
     sigmas: Tensor,
-    guidance: Tensor,
+    scales: Tensor,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """B F 4 h w latents from unit noise of that shape. `guidance`: the scale of each view, F; up to 1 there is none.
+    """Latents of orbits (B F 4 h w) from unit noise of that shape, by Euler steps along the falling `sigmas`.
 
-    As in the stock pipeline the first sigma scales the noise by sqrt(sigma**2 + 1), and unconditional means zero image
-    conditions with the same ids.
+    `scales` holds the guidance of each view (F); if none is above 1, the unconditional pass is left out. As in the stock
+    pipeline, the first sigma scales the noise by sqrt(sigma**2 + 1).
     """
     latents = noise * (sigmas[0].square() + 1).sqrt()
-    guided = bool(guidance.max() > 1)
-    weight = guidance.view(1, -1, 1, 1, 1).to(noise)
-    for sigma, next_sigma in zip(sigmas.to(noise.device), sigmas[1:].to(noise.device)):
+    guided = bool(scales.max() > 1)
+    scales = scales.view(1, -1, 1, 1, 1).to(noise)
+    sigmas = sigmas.to(noise.device)
+    for sigma, next_sigma in zip(sigmas, sigmas[1:]):
+        sigma_b = sigma.expand(len(noise))
         if guided:
-            without, with_ = denoise(
-                unet, latents.repeat(2, 1, 1, 1, 1), sigma.expand(2 * len(noise)), _doubled(cond)
-            ).chunk(2)
-            denoised = without + weight * (with_ - without)
+            denoised = _denoise_guided(unet, latents, sigma_b, cond, scales)
         else:
-            denoised = denoise(unet, latents, sigma.expand(len(noise)), cond)
+            denoised = denoise(unet, latents, sigma_b, cond)
         latents = latents + (latents - denoised) / sigma * (next_sigma - sigma)
         if on_step:
             on_step()
     return latents
 
 
-def _doubled(cond: Conditioning) -> Conditioning:
-    dropped = torch.ones(len(cond.latents), dtype=torch.bool, device=cond.latents.device)
-    return Conditioning.cat([drop_conditions(cond, dropped), cond])
+def _denoise_guided(unet: nn.Module, latents: Tensor, sigma: Tensor, cond: Conditioning, scales: Tensor) -> Tensor:
+    """Classifier-free guidance. Without conditions means zero image conditions with the same ids, as in the stock pipeline."""
+    dropped = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
+    both = Conditioning.cat([drop_conditions(cond, dropped), cond])
+    without, with_ = denoise(unet, latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+    return without + scales * (with_ - without)

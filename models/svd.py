@@ -32,8 +32,7 @@ PARTS = ("unet", "vae", "image_encoder", "scheduler")
 class Svd:
     unet: UNetSpatioTemporalConditionModel
     encoders: Encoders
-    sigma_min: float
-    sigma_max: float
+    sigma_range: tuple[float, float]  # the scheduler's sigma_min and sigma_max
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def load_svd(base: Base, model: ModelSettings) -> Svd:
     )
     scheduler = load_scheduler(folder).config
     encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
-    return Svd(unet, encoders, scheduler.sigma_min, scheduler.sigma_max)
+    return Svd(unet, encoders, (scheduler.sigma_min, scheduler.sigma_max))
 
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from training.masters import is_deepspeed
@@ -183,3 +183,8 @@ def any_rank(accelerator: Accelerator, flag: bool) -> bool:
         return flag
     count = torch.tensor(float(flag), device=accelerator.device)
     return bool(accelerator.reduce(count, reduction="sum") > 0)
+
+
+def gather_objects(items: list) -> list:
+    """The items of all ranks in the order of the ranks, on every rank. Collective."""
+    return gather_object(items)

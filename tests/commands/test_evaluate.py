@@ -17,10 +17,9 @@ import commands.evaluate
 import main
 from commands.evaluate import choose_records
 from dataset.records import Records
-from evaluation.metrics import mse, psnr, ssim
+from evaluation.metrics import input_repeated, mse, over_views, per_view, psnr, ssim
 from evaluation.page import _differences
 from evaluation.report import PROTOCOLS, protocol_differences
-from training.validation import input_repeated, over_views, per_view
 from utils.config import load_config, read_yaml
 from utils.errors import UserError
 from utils.schemas import DataSettings, EvaluateConfig

@@ -13,10 +13,11 @@ from PIL import Image
 import main
 from dataset.inputs import input_view
 from models.edm import denoise
-from models.svd import Base, find_base, load_svd, load_unet, save_unet
+from models.sampling import sample_orbits
+from models.svd import Base, Svd, find_base, load_svd, load_unet, save_unet
 from training.checkpoint import load_unet_weights
 from training.run import launched_accelerator
-from training.trained import Sampler, find_trained, load_sampler
+from training.saved_model import find_saved_model, load_saved_model
 from utils.schemas import SamplingSettings, SourceSettings
 from utils.video import to_uint8
 
@@ -34,15 +35,16 @@ def exported(trained_run, tmp_path_factory):
     return out
 
 
-def sampler_of(folder: Path) -> Sampler:
-    return load_sampler(find_trained(SourceSettings(checkpoint=str(folder))), launched_accelerator())
+def loaded(folder: Path) -> Svd:
+    return load_saved_model(find_saved_model(SourceSettings(checkpoint=str(folder))), launched_accelerator())
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3])
 def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_samplers_frames(exported, strength):
     """From the same noise and view: what a user of diffusers sees is what `sample` gives with linear guidance."""
     sampling = SamplingSettings(num_inference_steps=4, guidance="linear", guidance_max=3.0, noise_aug_strength=strength)
-    sampler, view = sampler_of(exported), input_view(Path("dummy_objaverse/017/003.png"), 0.8, 32)
+    svd = loaded(exported)
+    view = input_view(Path("dummy_objaverse/017/003.png"), 0.8, 32)
     view = torch.from_numpy(to_uint8(view)).permute(0, 3, 1, 2) / 127.5 - 1  # the pipeline takes an 8-bit picture
     picture = Image.fromarray(to_uint8(view)[0])
     random = torch.Generator().manual_seed(3)
@@ -50,7 +52,9 @@ def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_sampler
     cond_noise = torch.randn(view.shape, generator=random)  # the pipeline's first draw
     noise = torch.randn(1, 21, 4, 4, 4, generator=random)
     ids = torch.tensor([ELEVATION]), torch.tensor([strength])
-    ours = sampler(sampler.svd.encoders.condition(view, *ids, cond_noise), noise, sampling)[0] / 2 + 0.5
+    cond = svd.encoders.condition(view, *ids, cond_noise)
+    views = sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, noise, sampling)[0]
+    ours = views / 2 + 0.5
     pipeline = StableVideoDiffusionPipeline.from_pretrained(exported)
     pipeline.set_progress_bar_config(disable=True)
     random.set_state(state)
@@ -85,7 +89,7 @@ def test_a_model_of_any_layout_computes_the_same_after_its_export(trained_run, l
     meta = json.loads((checkpoint / "meta.json").read_text())
     meta["config"]["model"]["added_time_ids"] = layout
     (checkpoint / "meta.json").write_text(json.dumps(meta))
-    source = find_trained(SourceSettings(checkpoint=str(checkpoint)))
+    source = find_saved_model(SourceSettings(checkpoint=str(checkpoint)))
     unet = load_unet(source.base, source.model)
     unet.add_embedding.linear_1.weight.data.normal_(0, 0.05, generator=random)  # no column is zero
     for part in ("unet", "unet_ema"):
@@ -122,7 +126,7 @@ def test_raw_weights_are_exported_when_asked_for(trained_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     raw = run / "checkpoints/step_0000001/unet"
-    unet = load_unet(Base(raw, raw, None), find_trained(SourceSettings(checkpoint=str(run))).model)
+    unet = load_unet(Base(raw, raw, None), find_saved_model(SourceSettings(checkpoint=str(run))).model)
     save_unet(
         unet, ("fps_id", "elevation_deg", "noise_aug_strength"), {k: v + 1 for k, v in unet.state_dict().items()}, raw
     )

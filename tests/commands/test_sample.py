@@ -15,9 +15,9 @@ from commands.sample import background_remover
 from dataset.inputs import input_view
 from dataset.records import Records
 from dataset.views import measure_object_fill
-from models.conditioning import guidance_scales
+from models.sampling import guidance_scales
 from rendering.camera import camera_to_world, focal_length_px, project
-from training.trained import find_trained
+from training.saved_model import find_saved_model
 from utils.errors import UserError
 from utils.schemas import DataSettings, SourceSettings
 from utils.video import read_mp4
@@ -113,7 +113,7 @@ def object_share(view) -> float:
 def test_an_object_anywhere_in_its_picture_is_framed_as_the_training_data(trained_run, tmp_path):
     data = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl")
     measured = measure_object_fill(Records(data.meta, 21), data)
-    recipe = find_trained(SourceSettings(checkpoint=str(trained_run))).recipe
+    recipe = find_saved_model(SourceSettings(checkpoint=str(trained_run))).recipe
     assert recipe["object_fill"] == measured == pytest.approx(0.76, abs=0.03)
     small = Image.open("dummy_objaverse/017/003.png").resize((60, 60))
     canvas = Image.new("RGBA", (400, 300))

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from models.conditioning import Conditioning, added_time_ids, drop_conditions, orbit_guidance
+from models.conditioning import Conditioning, added_time_ids, drop_conditions
 
 
 def test_ids_follow_the_layout_in_fp32_raw_degrees():
@@ -20,13 +19,3 @@ def test_dropout_zeroes_both_conditions_of_a_sample_and_no_others():
         assert tensor[1].eq(0).all() and tensor[0].eq(1).all() and tensor[2].eq(1).all()
     assert dropped.added_time_ids.eq(1).all(), "the ids stay"
     assert cond.latents.eq(1).all(), "the argument is not written to"
-
-
-@pytest.mark.parametrize("num_frames", [7, 20, 21])
-def test_guidance_is_a_triangle_over_the_orbit(num_frames):
-    guidance = orbit_guidance(num_frames, 1.0, 2.5)
-    assert guidance[0] == 1.0 and guidance.max() <= 2.5 and guidance.shape == (num_frames,)
-    torch.testing.assert_close(guidance[1:], guidance[1:].flip(0))
-    behind = guidance.argmax()
-    assert abs(behind * 360 / num_frames - 180) <= 180 / num_frames
-    assert guidance[:behind].diff().gt(0).all()

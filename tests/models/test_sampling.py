@@ -7,7 +7,7 @@ from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from PIL import Image
 
 from models.edm import denoise
-from models.sampling import karras_sigmas, sample_views
+from models.sampling import karras_sigmas, orbit_guidance, sample_latents
 from models.svd import save_unet
 
 STRENGTH, ELEVATION, FRAMES, STEPS = 0.05, 17.0, 6, 5
@@ -78,11 +78,11 @@ def test_our_sampler_is_the_stock_pipeline_driven_with_motion_bucket_id_as_eleva
     random = torch.Generator().manual_seed(3)  # as the pipeline: first the image's noise, then the latents'
     cond = condition(svd, view, random)
     noise = torch.randn(1, FRAMES, 4, 8, 8, generator=random)
-    latents = sample_views(
+    latents = sample_latents(
         svd.unet.eval(),
         cond,
         noise,
-        karras_sigmas(STEPS, svd.sigma_min, svd.sigma_max),
+        karras_sigmas(STEPS, *svd.sigma_range),
         torch.full((FRAMES,), guidance),
     )
     assert expected.abs().max() > 0.1
@@ -101,7 +101,17 @@ def test_guidance_per_view_moves_each_view_by_its_own_scale(svd, view, random):
     without = denoise(svd.unet, start, sigma, type(cond)(cond.latents * 0, cond.image_embeds * 0, cond.added_time_ids))
     scales = torch.tensor([1.0, 2.5, 1.5])
     expected = without + scales.view(1, 3, 1, 1, 1) * (with_ - without)
-    torch.testing.assert_close(sample_views(svd.unet, cond, noise, sigmas, scales), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sample_latents(svd.unet, cond, noise, sigmas, scales), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_frames", [7, 20, 21])
+def test_guidance_is_a_triangle_over_the_orbit(num_frames):
+    guidance = orbit_guidance(num_frames, 1.0, 2.5)
+    assert guidance[0] == 1.0 and guidance.max() <= 2.5 and guidance.shape == (num_frames,)
+    torch.testing.assert_close(guidance[1:], guidance[1:].flip(0))
+    behind = guidance.argmax()
+    assert abs(behind * 360 / num_frames - 180) <= 180 / num_frames
+    assert guidance[:behind].diff().gt(0).all()
 
 
 def test_the_decoder_sees_chunks_of_the_given_size(svd, random):

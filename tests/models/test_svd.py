@@ -132,7 +132,7 @@ def test_everything_loads_in_fp32_and_only_the_unet_is_trainable(svd):
     parts = (svd.unet, svd.encoders.vae, svd.encoders.image_encoder)
     assert all(parameter.dtype == torch.float32 for part in parts for parameter in part.parameters())
     assert not any(parameter.requires_grad for part in parts[1:] for parameter in part.parameters())
-    assert (svd.sigma_min, svd.sigma_max) == (0.002, 700.0)
+    assert svd.sigma_range == (0.002, 700.0)
 
 
 def test_temporal_and_spatial_divide_the_unet_and_share_only_the_id_embedding():

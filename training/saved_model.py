@@ -1,28 +1,26 @@
-"""A trained model to use: from a run (its newest checkpoint), a checkpoint, or an exported folder, with what it was trained as."""
+"""A trained model to use: the newest checkpoint of a run, one checkpoint, or an exported folder, with how it was trained."""
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from pydantic import ValidationError
-from torch import Tensor
 
-from models.conditioning import Conditioning
 from models.svd import Base, Svd, find_base, load_svd
 from training.checkpoint import META, checkpoints, read_meta
 from training.masters import lend_unet
-from training.validation import sample_orbits
 from utils.config import Section, read_json
 from utils.errors import UserError
-from utils.schemas import DataSettings, ModelSettings, NoiseSettings, SamplingSettings, SourceSettings
+from utils.schemas import DataSettings, ModelSettings, NoiseSettings, SourceSettings
 
 RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a checkpoint
 
 
 @dataclass(frozen=True)
-class Trained:
+class SavedModel:
+    """Where a trained model lies and how it was trained; nothing is loaded yet."""
+
     folder: Path  # the checkpoint, or the exported folder
     base: Base
     model: ModelSettings
@@ -31,49 +29,47 @@ class Trained:
     weights: str  # ema | raw
 
 
-def find_trained(source: SourceSettings) -> Trained:
-    """Nothing is loaded yet. Raises UserError if `source.checkpoint` is none of the three, or is of another kind of model."""
+def find_saved_model(source: SourceSettings) -> SavedModel:
+    """Find what `source.checkpoint` names. Raises UserError if it is none of the three, or holds another kind of model."""
     folder = Path(source.checkpoint)
     if not folder.is_dir():
         raise UserError(f"checkpoint: no folder '{folder}': expected a run, a checkpoint, or an exported model")
     if found := checkpoints(folder):
         folder = found[-1]
     if (folder / META).is_file():
-        return _of_checkpoint(folder, source)
+        return _from_checkpoint(folder, source)
     if (folder / RECIPE).is_file():
-        return _of_export(folder, source)
+        return _from_export(folder, source)
     raise UserError(
         f"checkpoint: '{folder}' holds no complete checkpoint, and is neither a checkpoint ({META}) nor an exported"
         f" model ({RECIPE})"
     )
 
 
-def _of_checkpoint(folder: Path, source: SourceSettings) -> Trained:
+def _from_checkpoint(folder: Path, source: SourceSettings) -> SavedModel:
     recipe = read_meta(folder)
     model = _section(ModelSettings, recipe, "model", folder)
     elsewhere = {"base": source.base, "revision": None, "variant": None} if source.base else {}
     base = find_base(model.model_copy(update=elsewhere))
     base = replace(base, unet=folder / ("unet_ema" if source.weights == "ema" else "unet"))
-    return _trained(folder, base, model, recipe, source.weights)
+    return _saved_model(folder, base, model, recipe, source.weights)
 
 
-def _of_export(folder: Path, source: SourceSettings) -> Trained:
+def _from_export(folder: Path, source: SourceSettings) -> SavedModel:
     recipe = read_json(folder / RECIPE, "step", "config", "weights")
     if source.weights == "raw" and recipe["weights"] != "raw":
         raise UserError(f"weights: {folder} holds the {recipe['weights']} weights only")
     if source.base:
         raise UserError(f"base: {folder} has its own VAE and CLIP; leave base out")
-    model = _section(ModelSettings, recipe, "model", folder).model_copy(
-        update={"base": str(folder), "revision": None, "variant": None}
-    )
-    return _trained(folder, find_base(model), model, recipe, recipe["weights"])
+    here = {"base": str(folder), "revision": None, "variant": None}
+    model = _section(ModelSettings, recipe, "model", folder).model_copy(update=here)
+    return _saved_model(folder, find_base(model), model, recipe, recipe["weights"])
 
 
-def _trained(folder: Path, base: Base, model: ModelSettings, recipe: dict, weights: str) -> Trained:
-    _section(
-        NoiseSettings, recipe, "noise", folder
-    )  # sampling needs none of it, but it must be of a noise that is trained here
-    return Trained(folder, base, model, _section(DataSettings, recipe, "data", folder), recipe, weights)
+def _saved_model(folder: Path, base: Base, model: ModelSettings, recipe: dict, weights: str) -> SavedModel:
+    # Sampling reads nothing of the noise, but it must be of a kind that is trained here.
+    _section(NoiseSettings, recipe, "noise", folder)
+    return SavedModel(folder, base, model, _section(DataSettings, recipe, "data", folder), recipe, weights)
 
 
 def _section(section: type[Section], recipe: dict, name: str, folder: Path):
@@ -86,29 +82,19 @@ def _section(section: type[Section], recipe: dict, name: str, folder: Path):
         raise UserError(f"{folder}: was written by another version of this program: {keys}") from None
 
 
-def require_elevation(trained: Trained) -> None:
+def require_elevation(saved: SavedModel) -> None:
     """Raises UserError for a UNet that is not told the elevation: asking it for another one would change nothing."""
-    if "elevation_deg" not in trained.model.added_time_ids:
-        ids = ", ".join(trained.model.added_time_ids)
-        raise UserError(f"{trained.folder}: its UNet embeds {ids}, not elevation_deg: that is no multi-view model")
+    if "elevation_deg" not in saved.model.added_time_ids:
+        ids = ", ".join(saved.model.added_time_ids)
+        raise UserError(f"{saved.folder}: its UNet embeds {ids}, not elevation_deg: that is no multi-view model")
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """A loaded model that samples orbits; its UNet in the launch file's compute type, the encoders in fp32."""
+def load_saved_model(saved: SavedModel, accelerator: Accelerator) -> Svd:
+    """Load it to sample with, on the rank's device: the UNet in the launch file's compute type, the encoders in fp32.
 
-    svd: Svd
-    num_frames: int
-    device: torch.device
-
-    def __call__(self, cond: Conditioning, noise: Tensor, sampling: SamplingSettings, on_step=None) -> list[Tensor]:
-        return sample_orbits(self.svd.unet, cond, noise, self.svd, sampling, on_step)
-
-
-def load_sampler(trained: Trained, accelerator: Accelerator) -> Sampler:
-    """On every rank, one after the other on a machine where a hub's base may have to be downloaded."""
+    Collective: the ranks of a machine load one after the other, since a hub's base may have to be downloaded.
+    """
     with accelerator.local_main_process_first():
-        svd = load_svd(trained.base, trained.model)
+        svd = load_svd(saved.base, saved.model)
     unet = lend_unet(svd.unet.requires_grad_(False), accelerator).to(accelerator.device)  # cast before it is moved
-    svd = replace(svd, unet=unet, encoders=svd.encoders.to(accelerator.device))
-    return Sampler(svd, trained.data.num_frames, accelerator.device)
+    return replace(svd, unet=unet, encoders=svd.encoders.to(accelerator.device))

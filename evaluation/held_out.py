@@ -1,0 +1,50 @@
+"""A held-out orbit: what is sampled and measured by validation and by `evaluate`, and how it is shown."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.views import Orbit
+from models.conditioning import Conditioning
+from models.encoders import Encoders
+from models.sampling import start_orbit
+from utils.schemas import SamplingSettings
+from utils.video import contact_sheet, to_uint8, write_mp4
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out orbit on the device, with everything that sampling it and measuring it takes."""
+
+    name: str  # of its files
+    pixels: Tensor  # F 3 H W in [-1, 1], from the input view on
+    latents: Tensor  # 1 F 4 h w, scaled
+    cond: Conditioning
+    noise: Tensor  # 1 F 4 h w, unit
+
+
+def encode_held_out(
+    orbit: Orbit,
+    name: str,
+    random: torch.Generator,
+    sampling: SamplingSettings,
+    encoders: Encoders,
+    device: torch.device,
+) -> HeldOut:
+    """Encode an orbit as the sampler and the loss want it. Its noise follows from `random` alone."""
+    pixels = orbit.pixels.to(device)
+    latents = encoders.latents(pixels[None])
+    cond, noise = start_orbit(pixels[:1], orbit.elevation_deg[None], len(pixels), sampling, encoders, random)
+    return HeldOut(name, pixels, latents, cond, noise)
+
+
+def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
+    """Write NAME.mp4, with input, target and sample side by side, and the same as a sheet, NAME.png."""
+    target = to_uint8(orbit.pixels)
+    sample = to_uint8(views)
+    frames = np.concatenate([np.broadcast_to(target[:1], target.shape), target, sample], axis=2)
+    write_mp4(folder / f"{orbit.name}.mp4", frames)
+    contact_sheet({"input": target[:1], "target": target, "sample": sample}).save(folder / f"{orbit.name}.png")
