@@ -42,7 +42,10 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
         "write the page of all keys: main.py configuration [configuration.out=FILE.md]",
     ),
 }
-USER_FIXES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+USER_FIXES = {  # errors of the operating system that a user can fix
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 
 
 def usage() -> str:
@@ -63,28 +66,29 @@ def main(argv: list[str]) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
-    from utils.errors import UserError
+    from utils.errors import UserError, one_line
 
     try:
         return run(argv[0], argv[1:])
     except UserError as error:
         # A loading process of PyTorch puts its traceback in front of the message.
         message = str(error).rpartition("utils.errors.UserError: ")[2]
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # in one piece, since other ranks write too
+        sys.stderr.write(f"error: {one_line(message)}\n")  # in one piece, since other ranks write too
         return 2
     except OSError as error:
         if error.errno not in USER_FIXES:
             raise
-        sys.stderr.write(f"error: {error.filename or 'a file'}: cannot be written or read: {error.strerror}\n")
+        message = f"{error.filename or 'a file'}: cannot be written or read: {error.strerror}"
+        sys.stderr.write(f"error: {one_line(message)}\n")
         return 2
 
 
 def run(command: str, arguments: list[str]) -> int:
     from utils.config import describe, load_config
-    from utils.errors import UserError
+    from utils.errors import UserError, cut
 
     if command not in COMMANDS:
-        raise UserError(f"unknown command '{command}'; the commands are: {', '.join(COMMANDS)}")
+        raise UserError(f"unknown command '{cut(command)}'; the commands are: {', '.join(COMMANDS)}")
     if "-h" in arguments or "--help" in arguments:
         print(f"{COMMANDS[command][1]}\n\n{describe(schema_of(command))}")
         return 0

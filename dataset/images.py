@@ -1,4 +1,4 @@
-"""Pure image functions: any image file -> a square view in [-1, 1], composited, cropped alike for a whole orbit."""
+"""From RGBA images to square views in [-1, 1], composited on a background and cropped alike for a whole orbit."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ MAX_SIDE_PX = 8192  # of a square: a view of 20000 x 1 pixels would become one o
 
 
 def square_box(size: tuple[int, int]) -> Box:
-    """The smallest square around a whole image of `size` = (width, height), centred: what is outside gets background."""
+    """The smallest square around a whole image of `size` = (width, height), centred. It may reach outside the image."""
     return _square_around((0, 0, *size), max(size))
 
 
 def object_box(alphas: list[Image.Image], fill: float) -> Box:
-    """One square for all views of an orbit: centred on what is not transparent in any of them, which fills `fill` of it."""
+    """One square for all views of an orbit: it is centred on what any of them shows, which fills `fill` of its side."""
     boxes = [box for alpha in alphas if (box := alpha.getbbox())]
     if not boxes:
         return square_box(alphas[0].size)
@@ -41,9 +41,9 @@ def _square_around(box: Box, side: int) -> Box:
 
 
 def to_view(image: Image.Image, box: Box, size_px: int, background: Tensor) -> Tensor:
-    """8-bit RGBA -> 3 size_px size_px in [-1, 1]: crop to a square box, composite on `background` (3, in [0, 1]), resize.
+    """Crop 8-bit RGBA to a square box, composite it on `background` (3, in [0, 1]), resize it -> 3 size_px size_px in [-1, 1].
 
-    Composited before the resize, so that the colour of transparent pixels cannot bleed in; antialiased bicubic.
+    It is composited before it is resized, so that the colour of transparent pixels cannot bleed in.
     """
     rgba = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1).float() / 255  # 4 H W
     rgb, alpha = rgba[:3], rgba[3:]

@@ -1,4 +1,4 @@
-"""The torch Dataset: sample number -> the views of one orbit, starting anywhere on it."""
+"""The torch Dataset: a sample's number gives the views of one orbit, which starts anywhere on it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from utils.randomness import generator
 from utils.schemas import DataSettings
 
 WHITE = torch.ones(3)
+MAX_ORBIT_PIXELS = 21 * 4096**2  # of all views of an orbit: 1.3 GiB as RGBA, in each loading process
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,21 @@ def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: 
 
 
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
-    """The first `num_frames` of the orbit's `data.num_frames` views."""
+    """The first `num_frames` of the orbit's `data.num_frames` views, all of one size. Raises UserError with the place."""
     num_views = len(record.image_paths)
     places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(num_frames)]
     paths = [Path(data.root, record.image_paths[place]) for place in places]
-    images = [open_rgba(path) for path in paths]
-    for path, image in zip(paths, images):
+    images: list[Image.Image] = []
+    for path in paths:
+        image = open_rgba(path)
+        images.append(image)
         if image.size != images[0].size:
             raise UserError(f"{record.place}: {path} is {image.size}, the orbit's other views are {images[0].size}")
+        if (pixels := image.width * image.height * num_frames) > MAX_ORBIT_PIXELS:
+            raise UserError(
+                f"{record.place}: {num_frames} views of {image.width} x {image.height} have {pixels:,} pixels together,"
+                f" the limit is {MAX_ORBIT_PIXELS:,}: make them smaller"
+            )
     return images
 
 
@@ -72,9 +80,9 @@ def _shared_box(images: list[Image.Image], data: DataSettings, place: str) -> Bo
 
 
 def measure_object_fill(records: Records, data: DataSettings, num_records: int = 32) -> float | None:
-    """Share of the frame's side that the longer side of the object's box takes in an input view, as training sees it.
+    """How much of the frame's side the object's longer side takes up in an input view, as training sees it.
 
-    The median over one view each of `num_records` records, evenly spread; None if none of them is a cut-out object.
+    This is the median over one view each of `num_records` records, evenly spread. None if no view has an object cut out.
     """
     shares = []
     for turn, index in enumerate(np.linspace(0, len(records) - 1, min(num_records, len(records))).round().astype(int)):
@@ -88,7 +96,7 @@ def measure_object_fill(records: Records, data: DataSettings, num_records: int =
 
 
 class OrbitViews(Dataset):
-    """Training samples: `views[n]` for any n >= 0. Everything random about a sample follows from (seed, n)."""
+    """The training samples: `views[n]` is sample number n, for any n >= 0. All that is random in it follows from (seed, n)."""
 
     def __init__(self, records: Records, data: DataSettings, seed: int):
         self.records, self.data, self.seed = records, data, seed

@@ -10,9 +10,10 @@ import torch
 
 from evaluation.metrics import over_views
 from evaluation.page import evaluation_page
-from utils.config import read_json, read_yaml
+from utils.config import read_json
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.reading import read_yaml
 from utils.schemas import DataSettings, EvaluateSettings
 
 PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"

@@ -1,10 +1,11 @@
-"""A typed schema, and its loading from a YAML and `section.key=value` words. The schemas of the commands: utils/schemas.py.
+"""What a config is, and how it is loaded from a YAML and `section.key=value` words. The commands' keys are in utils/schemas.py.
 
-Frozen and complete: an unknown key, a wrong type and a missing value are errors, all reported at once.
+A config is frozen and complete: an unknown key, a wrong type and a missing value are errors, all reported at once.
 """
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from utils.errors import UserError
+from utils.errors import UserError, cut, shown
+from utils.reading import explain, mistakes, parse_yaml, read_yaml
 
 
 class Section(BaseModel):
@@ -81,7 +83,7 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
     """
     raw, source = {}, "command line"
     taker = next((name for name, section in sections(schema).items() if "checkpoint" in section.model_fields), None)
-    if taker and arguments and (Path(arguments[0]).is_dir() or not re.search(r"=|\.ya?ml$", arguments[0])):
+    if taker and arguments and (os.path.isdir(arguments[0]) or not re.search(r"=|\.ya?ml$", arguments[0])):
         arguments = [*arguments[1:], f"{taker}.checkpoint={arguments[0]}"]
     if arguments and "=" not in arguments[0]:
         source, arguments = arguments[0], arguments[1:]
@@ -91,11 +93,15 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
     try:
         # Through JSON, so that pydantic's strict mode takes a list for a tuple but no "3", true or 3.0 for a 3.
         # A YAML date becomes a text, for a name may look like one.
-        return schema.model_validate_json(json.dumps(raw, default=str))
+        text = json.dumps(raw, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no texts, an alias of itself
+        raise UserError(f"{source}: not a config: {cut(str(error))}") from None
+    _check_texts(json.loads(text), source)
+    try:
+        return schema.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_explain(schema, item) for item in error.errors())) from None
-    except (TypeError, ValueError, RecursionError) as error:  # keys that are no texts, an alias of itself, depth
-        raise UserError(f"{source}: not a config: {error}") from None
+        found = [_explain(schema, item) for item in error.errors(include_url=False)]
+        raise UserError(f"{source}: {mistakes(found)}") from None
 
 
 def to_json(cfg: Section) -> dict:
@@ -107,23 +113,6 @@ def to_yaml(cfg: Section, stream) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
     yaml.dump(to_json(cfg), stream)
-
-
-def read_yaml(path: Path) -> dict:
-    """YAML 1.2 (so that 1e-5 is a number, `no` a word and 1:30 a text); a key written twice is an error."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            raw = YAML(typ="safe", pure=True).load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not valid YAML"
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {' '.join(problem.split())}") from None
-    except (ValueError, KeyError, RecursionError) as error:  # what ruamel.yaml lets through, as for the date 2024-13-45
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections with keys, found {type(raw).__name__}")
-    return raw
 
 
 def read_json(path: Path, *keys: str) -> dict:
@@ -139,30 +128,40 @@ def read_json(path: Path, *keys: str) -> dict:
 
 
 def _override(schema: type[Section], raw: dict, word: str) -> None:
-    name, equals, text = word.partition("=")
+    """Put `section.key=value` into `raw`. `--section.key=value` is the same: sweeps of hyperparameters write it so."""
+    name, equals, text = word.removeprefix("--").partition("=")
     section, dot, field = name.partition(".")
     if not (equals and dot and section and field):
-        raise UserError(f"'{word}': expected section.key=value")
+        raise UserError(f"{shown(word)}: expected section.key=value")
     if not isinstance(raw.setdefault(section, {}), dict):
-        raise UserError(f"{section}: expected keys, found {raw[section]!r}")
+        raise UserError(f"{section}: expected keys, found {shown(raw[section])}")
     known = sections(schema).get(section)
     if known is not None and field in known.model_fields and known.model_fields[field].annotation in (str, str | None):
         raw[section][field] = None if text == "null" else text  # a text stays as it was typed, 001 included
         return
     try:
-        raw[section][field] = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, KeyError, RecursionError):
-        raise UserError(f"{name}: '{text}' is not a YAML value") from None
+        raw[section][field] = parse_yaml(text)
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{cut(name)}: {shown(text)} is not a YAML value") from None
+
+
+def _check_texts(value: object, name: str) -> None:
+    """Raises UserError, with the key, for a text that can neither be a path nor be printed."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_texts(key, name)
+            _check_texts(inner, cut(key))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_texts(inner, name)
+    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        raise UserError(f"{name}: {shown(value)} holds a character that no text can have")
 
 
 def _explain(schema: type[Section], item: dict) -> str:
-    name = ".".join(str(part) for part in item["loc"]) or "config"
     if item["type"] == "extra_forbidden":
+        name = cut(".".join(str(part) for part in item["loc"]))
         candidates = dotted_keys(schema) if "." in name else list(sections(schema))
         nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
         return f"{name}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
-    if item["type"] == "missing":
-        return f"{name}: missing"
-    if item["type"] == "value_error":
-        return f"{name}: {item['ctx']['error']}"
-    return f"{name}: {item['msg'][0].lower()}{item['msg'][1:]}, found {item['input']!r}"
+    return explain(item)

@@ -1,5 +1,32 @@
-"""The one kind of error that a user can fix."""
+"""The one kind of error that a user can fix, and how it is shown."""
+
+import reprlib
+
+MAX_VALUE = 200  # characters of a value that an error repeats
+MAX_LINE = 4000  # characters of a whole error
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = MAX_VALUE
 
 
 class UserError(ValueError):
-    """What a user can fix: `main.py` prints its (one-line) message and exits with 2, without a traceback."""
+    """What a user can fix: `main.py` prints its message as one line and exits with 2, without a traceback."""
+
+
+def shown(value: object) -> str:
+    """`value` as Python writes it, cut where it is long: what an error says of what it found."""
+    return _repr.repr(value)
+
+
+def cut(text: str, limit: int = MAX_VALUE) -> str:
+    """`text` without its middle where it is longer than `limit`."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def one_line(message: str) -> str:
+    """A message for a terminal: one line, not too long, and nothing in it that a terminal would obey."""
+    line = cut(" ".join(message.split()), MAX_LINE)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)

@@ -9,12 +9,16 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.errors import UserError
+from utils.errors import UserError, cut
+
+MAX_NAME_BYTES = 200  # of a name made from an id
+MAX_LIST_BYTES = 1 << 30  # of a file of ids or images: a million lines are some 50 MB
 
 
 def unfinished_path(path: Path) -> Path:
@@ -106,15 +110,48 @@ def sync(paths: Iterable[Path]) -> None:
             os.close(handle)
 
 
-def read_lines(path: Path) -> list[tuple[str, str]]:
-    """(file:line, text) of the lines of a UTF-8 text that are not empty. Raises UserError."""
+def open_file(path: Path) -> BinaryIO:
+    """A file to read. Raises UserError for what is not there, and for what is no regular file: a folder, a pipe, a device.
+
+    Opened without waiting, since a pipe that nobody writes to would never answer.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise UserError(f"{path}: cannot be read: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:  # a character that no path can have
+        raise UserError(f"{cut(ascii(str(path)))}: cannot be read: not the name of a file") from None
+    kind = os.fstat(handle).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(handle)
+        raise UserError(f"{path}: cannot be read: it is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}")
+    return open(handle, "rb")
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """(file:line, text) of each line of a UTF-8 text that is not empty. Raises UserError."""
+    with open_file(path) as file:
+        data = file.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        raise UserError(f"{path}: is larger than {MAX_LIST_BYTES >> 20} MiB")
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
     return [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
+def leaves_folder(path: str) -> bool:
+    """Whether a relative path with `/`, as our files name them, would lead out of the folder that it is relative to."""
+    return path.startswith("/") or "\\" in path or (".." in path and ".." in path.split("/"))
+
+
 def file_name(record_id: str) -> str:
-    """An id as the name of a file or folder: letters, digits, `_.-`, not hidden, at most 80 characters; "" if none is left."""
-    return re.sub(r"[^\w.-]", "_", record_id).lstrip("._")[:80]
+    """An id as the name of a file or folder: letters, digits and `_.-`, not hidden; "" if none of its letters is left.
+
+    At most MAX_NAME_BYTES long, so that suffixes and the marks of what is unfinished fit into the 255 of a file system.
+    """
+    name = re.sub(r"[^\w.-]", "_", record_id).lstrip("._")
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")

@@ -1,36 +1,61 @@
-"""Any image file as 8-bit RGBA."""
+"""The one place where image files are opened: only formats of a list, and every failure is one error."""
 
+import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from utils.errors import UserError
+from utils.errors import UserError, cut
+from utils.files import open_file
 
+# Pillow knows many more. Some run programs (EPS starts Ghostscript), others fail or hang on damaged files.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA")
 _16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def open_rgba(path: Path) -> Image.Image:
-    """Any image file (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA. Raises UserError with the path."""
+@contextmanager
+def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
+    """An image of one of IMAGE_FORMATS, from a file or from what a file holds; pixels are decoded when asked for.
+
+    Raises UserError, beginning with `name`, for what cannot be opened, and for whatever fails inside the block: nothing
+    but work on the image belongs there.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a header that announces gigabytes
-            with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image)
-                if image.mode in _16_BIT_MODES:
-                    gray = np.asarray(image).astype(np.int64).clip(0, 65535)
-                    image = Image.fromarray((gray / 257).round().astype(np.uint8))
-                elif image.mode == "F":
-                    raise UserError(f"{path}: floating-point images are not supported; save it with 8 or 16 bits")
-                return image.convert("RGBA")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"{path}: no such image file") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(f"{path}: announces more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a small file may announce gigabytes
+            with (
+                io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file,
+                Image.open(file, formats=IMAGE_FORMATS) as image,
+            ):
+                yield image
     except UserError:
         raise
-    except (OSError, EOFError, SyntaxError, ValueError, RuntimeError) as error:  # PIL's decoders on damaged data
-        raise UserError(f"{path}: damaged or unreadable image: {error}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: not an image file that we read ({', '.join(IMAGE_FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UserError(f"{name}: announces more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except Exception as error:  # decoders raise anything on damaged data: struct.error, TypeError, zlib.error ...
+        raise UserError(f"{name}: damaged or unreadable image: {cut(str(error)) or type(error).__name__}") from None
+
+
+def open_rgba(path: Path) -> Image.Image:
+    """An image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA. Raises UserError with the path."""
+    with open_image(path, path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in _16_BIT_MODES:
+            gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+            image = Image.fromarray((gray / 257).round().astype(np.uint8))
+        elif image.mode == "F":
+            raise UserError(f"{path}: floating-point images are not supported; save it with 8 or 16 bits")
+        return image.convert("RGBA")
+
+
+def allow_only_image_formats() -> None:
+    """Make Pillow open no other format in this process, whichever library calls it."""
+    Image.init()
+    Image.ID[:] = IMAGE_FORMATS

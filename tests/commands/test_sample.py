@@ -194,7 +194,7 @@ def bad_image(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "fragment"),
     [
-        ("missing", "missing.png: no such image file"),
+        ("missing", "missing.png: cannot be read: no such file"),
         ("text", "text.png: not an image file"),
         ("tiny", "1 x 1 pixels are too few"),
         ("transparent", "is fully transparent"),

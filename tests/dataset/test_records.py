@@ -70,7 +70,7 @@ def test_a_malformed_line_is_one_error_naming_file_and_line(records, bad, fragme
 
 
 def test_bytes_that_are_not_text_name_the_line(records):
-    with pytest.raises(UserError, match=r"meta\.jsonl:1: not JSON"):
+    with pytest.raises(UserError, match=r"meta\.jsonl:1: not UTF-8 text; it looks like UTF-16"):
         records(b"\xff\xfe{}\n")
 
 

@@ -109,7 +109,7 @@ def test_a_missing_image_is_a_user_error_through_a_loading_process_too(data, tmp
     )
     with pytest.raises(UserError) as error:
         list(loader)
-    assert str(error.value).splitlines()[-1].endswith("3_0.png: no such image file")
+    assert str(error.value).splitlines()[-1].endswith("3_0.png: cannot be read: no such file")
 
 
 def test_every_dummy_orbit_shows_a_whole_object_that_differs_from_all_sides():

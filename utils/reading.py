@@ -1,0 +1,120 @@
+"""Reading YAML and JSON that anyone may have written: bounded, typed where there is a schema, one error for all mistakes."""
+
+import json
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+from utils.errors import UserError, cut, shown
+from utils.files import leaves_folder, open_file
+
+MAX_YAML_BYTES = 1 << 16
+MAX_YAML_DEPTH = 32
+MAX_YAML_ALIASES = 16  # each may repeat what holds others: a hundred of them can stand for more than any memory holds
+MAX_JSON_BYTES = 1 << 28
+MAX_MISTAKES = 8  # that one error names
+
+
+class Saved(BaseModel):
+    """What a JSON file must say. Types are strict, numbers finite, and further keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _inside(path: str) -> str:
+    if not path or "\0" in path or leaves_folder(path):
+        raise ValueError("must be a path inside the folder")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_inside)]  # for a Saved's field that names a file in the same folder
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def read_json(path: Path, schema: type[Schema]) -> Schema:
+    """The JSON object in a file. Raises UserError naming the file, and each key that is missing or of another type."""
+    data = _read(path, MAX_JSON_BYTES)
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {mistakes([explain(item) for item in error.errors(include_url=False)])}") from None
+
+
+def explain(item: dict) -> str:
+    """One of pydantic's mistakes in our words."""
+    name = cut(".".join(str(part) for part in item["loc"]))
+    if item["type"] == "json_invalid":
+        return f"cannot be read: {item['msg']}"
+    if item["type"] == "missing":
+        return f"{name}: missing"
+    if item["type"] == "value_error":
+        return f"{name}: {item['ctx']['error']}" if name else str(item["ctx"]["error"])
+    return f"{name or 'content'}: {item['msg'][0].lower()}{item['msg'][1:]}, found {shown(item['input'])}"
+
+
+def mistakes(found: list[str]) -> str:
+    rest = len(found) - MAX_MISTAKES
+    return "; ".join(found[:MAX_MISTAKES]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def read_yaml(path: Path) -> dict:
+    """The sections of a YAML file. Raises UserError with file:line."""
+    try:
+        text = _read(path, MAX_YAML_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
+    try:
+        raw = parse_yaml(text)
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not valid YAML"
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {cut(' '.join(problem.split()))}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {cut(str(error))}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections with keys, found {type(raw).__name__}")
+    return raw
+
+
+def parse_yaml(text: str) -> object:
+    """YAML 1.2, in which 1e-5 is a number, `no` a word and 1:30 a text; a key written twice is an error.
+
+    Raises YAMLError or ValueError, and whatever else ruamel.yaml lets through, as a ValueError for the date 2024-13-45.
+    """
+    depth = aliases = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        aliases += isinstance(event, AliasEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
+        if aliases > MAX_YAML_ALIASES:
+            raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases (*name)")
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def parse_json_line(line: bytes, place: str) -> object:
+    """One line of a jsonl. Raises UserError naming `place`."""
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{place}: not UTF-8 text" + _perhaps_utf16(line)) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON: {error}" + _perhaps_utf16(line)) from None
+
+
+def _perhaps_utf16(line: bytes) -> str:
+    return "; it looks like UTF-16, save it as UTF-8" if b"\0" in line or line[:2] in _UTF16_MARKS else ""
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    """All of a file, without the mark with which some editors begin UTF-8."""
+    with open_file(path) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise UserError(f"{path}: is larger than {max_bytes / 2**20:g} MiB, which cannot be meant")
+    return data.removeprefix(b"\xef\xbb\xbf")
