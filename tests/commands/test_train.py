@@ -412,13 +412,14 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
 def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     """With stand-ins for srun and scontrol, and two real processes under DDP on a CPU; the signal goes to the batch shell alone."""
     for name, body in {
-        "srun": 'SLURM_NODEID=0 exec "$@"',
+        "srun": f'echo "$1 $2" > {tmp_path}/srun.log; shift 2; SLURM_NODEID=0 exec "$@"',
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
         "python": f'exec {sys.executable} "$@"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "here", "GPUS_PER_NODE": "2"}
+    slurm["SLURM_CPUS_PER_TASK"] = "2"
     environment = (
         ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
     )
@@ -435,5 +436,6 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 0, output[-3000:]
     assert "stopped at step" in output and (tmp_path / "scontrol.log").read_text() == "requeue 17\n"
+    assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=2 --kill-on-bad-exit=1\n"
     meta = read_meta(checkpoints(tmp_path / "r")[-1])
     assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
