@@ -124,9 +124,11 @@ def assert_equal(ours, theirs, place: str) -> None:
             assert_equal(mine, other, f"{place}/{number}")
 
 
-def test_the_readmes_gpu_line_runs_on_a_cpu_with_the_tiny_config(fast, tmp_path):
-    line = next(line for line in Path("README.md").read_text().splitlines() if line.startswith("python -m accelerate"))
-    words = line.split()
+def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(fast, tmp_path):
+    lines = Path("docs/engines.md").read_text().replace("\\\n", "").splitlines()
+    words = next(
+        line for line in lines if "launch --config_file accelerate_config/deepspeed_zero_2_one_gpu" in line
+    ).split()
     assert words[-2:] == ["train", "train_config/train_local_svd_mv.yaml"]
     small = ("optim.learning_rate=1e-6", "optim.weight_decay=0", "optim.warmup_steps=0", "validation.every_steps=0")
     answer = accelerate_launch(*words[3:-1], CONFIG, *fast, *small, "run.name=gpu_line", "train.max_steps=2")

@@ -64,5 +64,5 @@ def _fault(executable: str) -> str:
 
 def _remedy(fault: str) -> str:
     if _LIBRARY in fault:
-        return "a system library is missing: see the README's list for apt-get"
+        return "a system library is missing: docs/rendering.md has a list for apt-get"
     return f"`{INSTALL}` makes an environment for it"
