@@ -1,4 +1,4 @@
-"""`main.py dummy_objaverse`: renders the committed dataset anew, with its two jsonl files and a strip to look at."""
+"""`main.py dummy_objaverse`: render the committed dataset anew, with its two jsonl files and a strip to look at."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,8 @@ STRIP = {"rows": 6, "stride": 2}
 
 def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     root = Path(cfg.dummy_objaverse.out)
-    lines, strip = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}, {}
+    lines = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}
+    strip = {}
     for number, (name, elevation) in enumerate(elevations_deg().items(), start=1):
         folder = root / f"{number:03d}"
         folder.mkdir(parents=True, exist_ok=True)

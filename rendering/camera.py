@@ -14,17 +14,17 @@ FOV_DEG, RADIUS, FILL = 33.8, 0.5, 0.9
 
 
 def orbit_distance(fov_deg: float = FOV_DEG, radius: float = RADIUS, fill: float = FILL) -> float:
-    """From the origin to a camera in whose frame a sphere of `radius` has `fill` times the frame's width; 1.896 by default."""
+    """Return how far a camera is in whose frame a sphere of `radius` has `fill` times the frame's width; 1.896 by default."""
     return radius / np.sin(np.arctan(fill * np.tan(np.radians(fov_deg / 2))))
 
 
 def azimuths_deg(num_views: int) -> np.ndarray:
-    """Even steps of one turn, from 0."""
+    """Divide one turn into even steps, from 0."""
     return np.arange(num_views) * 360 / num_views
 
 
 def camera_to_world(azimuth_deg: float, elevation_deg: float, distance: float) -> np.ndarray:
-    """4 4: a camera that looks at the origin, its x axis level."""
+    """Return the 4 4 of a camera that looks at the origin, its x axis level."""
     azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
     back = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
@@ -34,12 +34,12 @@ def camera_to_world(azimuth_deg: float, elevation_deg: float, distance: float) -
 
 
 def focal_length_px(size_px: int, fov_deg: float = FOV_DEG) -> float:
-    """Of a square view; its principal point is its middle."""
+    """Return the focal length of a square view, whose principal point is its middle."""
     return size_px / 2 / np.tan(np.radians(fov_deg / 2))
 
 
 def project(points: np.ndarray, to_world: np.ndarray, focal_px: float, size_px: int) -> np.ndarray:
-    """N 3 world points -> N 2 pixels, x to the right and y down."""
+    """Project N 3 world points to N 2 pixels, x to the right and y down."""
     seen = (points - to_world[:3, 3]) @ to_world[:3, :3]
     return np.stack([seen[:, 0], -seen[:, 1]], axis=1) / -seen[:, 2:] * focal_px + size_px / 2
 
@@ -51,7 +51,7 @@ def orbit_cameras(
     fov_deg: float = FOV_DEG,
     distance: float | None = None,
 ) -> dict:
-    """One camera a file, evenly around: a JSON in nerfstudio's `transforms.json` form, with azimuth and elevation beside each."""
+    """Return one camera a file, evenly around, in nerfstudio's `transforms.json` form with azimuth and elevation beside each."""
     distance = orbit_distance(fov_deg) if distance is None else distance
     focal_px = focal_length_px(size_px, fov_deg)
     frames = [

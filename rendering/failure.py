@@ -1,4 +1,4 @@
-"""Why an asset did not become an orbit: what `failures.jsonl` says of it."""
+"""Why an asset did not become an orbit, as `failures.jsonl` says it."""
 
 KINDS = {
     "unreadable": "the file is damaged, too large, or points outside its folder; no renderer saw it",
@@ -12,7 +12,7 @@ KINDS = {
 
 
 class Failure(Exception):
-    """Costs one asset, not the run. `kind` is one of KINDS; the reason is one line, with nothing that changes from run to run."""
+    """What costs one asset, not the run. `kind` is one of KINDS; the reason is one line that does not change from run to run."""
 
     def __init__(self, kind: str, reason: str):
         assert kind in KINDS, kind

@@ -8,15 +8,15 @@ from rendering.camera import RADIUS, orbit_distance
 from utils.schemas_render import FilterSettings
 
 OPAQUE = 128  # alpha from which a pixel is the object's
-BURNT, BLACK = 250, 5  # all three channels at least, at most
+BURNT, BLACK = 250, 5  # all three channels are at least, at most this
 VIEWS_FOR_EXTENTS = 5  # four views of a box fit boxes of any turn
-LOOKED_AT_PX = 192  # a side: of larger views every n-th pixel is enough for colours
+COLOUR_SIDE_PX = 192  # of larger views every n-th pixel is enough to judge colours
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 _TURNS_DEG = np.arange(0, 180, 0.5)
 
 
 def why_rejected(views: np.ndarray, elevation_deg: float, filter_: FilterSettings) -> str | None:
-    """The first reason to leave the orbit out, with its numbers; None: keep it."""
+    """Return the first reason to leave the orbit out, with its numbers; None means to keep it."""
     checks = (
         lambda: _in_the_frame(views, filter_),
         lambda: _solid(views, elevation_deg, filter_),
@@ -100,7 +100,8 @@ def _exposed(views: np.ndarray, filter_: FilterSettings) -> str | None:
     pixels = views[views[..., 3] >= OPAQUE][:, :3]  # N 3
     if not len(pixels):
         return None
-    burnt, black = (pixels.min(axis=1) >= BURNT).mean(), (pixels.max(axis=1) <= BLACK).mean()
+    burnt = (pixels.min(axis=1) >= BURNT).mean()
+    black = (pixels.max(axis=1) <= BLACK).mean()
     if burnt > filter_.max_burnt:
         return f"over-exposed: {burnt:.3f} of its pixels are white, more than {filter_.max_burnt:g}"
     if black > filter_.max_black:
@@ -112,9 +113,10 @@ def _exposed(views: np.ndarray, filter_: FilterSettings) -> str | None:
 
 
 def _turning(views: np.ndarray, filter_: FilterSettings) -> str | None:
-    """How far the view that differs most is from the first, over the pixels of either; colours weighted by alpha."""
+    """Compare all views with the first, over the pixels of either, with colours weighted by alpha."""
     views = _fewer_pixels(views)
-    first, change = _weighted(views[0]), 0.0
+    first = _weighted(views[0])
+    change = 0.0
     for view in views[1:]:
         seen = (view[..., 3] > 0) | (views[0][..., 3] > 0)
         if seen.any():
@@ -125,11 +127,11 @@ def _turning(views: np.ndarray, filter_: FilterSettings) -> str | None:
 
 
 def _fewer_pixels(views: np.ndarray) -> np.ndarray:
-    step = max(1, views.shape[1] // LOOKED_AT_PX)
+    step = max(1, views.shape[1] // COLOUR_SIDE_PX)
     return views[:, ::step, ::step]
 
 
 def _weighted(view: np.ndarray) -> np.ndarray:
-    """H W 4: colour times alpha, and alpha."""
+    """Return H W 4: colour times alpha, and alpha."""
     alpha = view[..., 3:].astype(np.float32)
     return np.concatenate([view[..., :3] * (alpha / 255), alpha], axis=-1)

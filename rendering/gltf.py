@@ -1,6 +1,6 @@
 """glTF 2.0 files (.glb, .gltf): what drawing one demands, and its triangles. Numbers in comments are the specification's sections.
 
-The bytes are trusted to hold what they announce: safety.py looks before. What still makes no sense is a Failure, "refused".
+The bytes are trusted to hold what they announce, since safety/ has looked. What still makes no sense is a Failure, "refused".
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rendering.failure import Failure
-from rendering.safety.companions import of_uri
+from rendering.safety.companions import resolve_uri
 
 COMPONENTS = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -27,11 +27,11 @@ FACTORS = {
     "KHR_materials_transmission": "transmissionFactor",
     "KHR_materials_volume": "thicknessFactor",
 }
-# Nothing of them is drawn: lights are ignored, animations stand at rest, the file's own materials are shown.
+# Nothing that these describe is drawn: lights are ignored, animations stand at rest, the file's own materials are shown.
 UNSEEN = {"KHR_lights_punctual", "KHR_animation_pointer", "KHR_materials_variants", "KHR_xmp", "KHR_xmp_json_ld"}
 
 
-# What a file can be wrong in: its values, their types, names that point nowhere, images and files.
+# What reading a wrong file can raise: its values, their types, names that point nowhere, its images, other files.
 DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, SyntaxError, OSError)
 
 
@@ -41,7 +41,7 @@ def refused(reason: str) -> Failure:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Around what only reads the file, so that the file is to blame: a Failure that names the part, instead of Python's error."""
+    """Turn an error of what only reads the file, so that the file is to blame, into a Failure that names the part."""
     try:
         yield
     except DAMAGE as error:
@@ -49,7 +49,7 @@ def reading(what: str) -> Iterator[None]:
 
 
 def demands(tree: dict) -> set[str]:
-    """What a renderer must be able to do to draw the file right: extensions by name, and features in words."""
+    """Return what a renderer must be able to do to draw the file right: extensions by name, and features in words."""
     found = {*tree.get("extensionsUsed", []), *tree.get("extensionsRequired", [])} - FACTORS.keys()
     for kind in ("nodes", "meshes", "textures"):
         found.update(*(thing.get("extensions", ()) for thing in tree.get(kind, [])))
@@ -75,7 +75,7 @@ def _material_demands(material: dict) -> set[str]:
 
 
 def texture_infos(node: dict) -> Iterator[tuple[str, dict]]:
-    """Every (name, textureInfo) in a material, those of its extensions too."""
+    """Yield every (name, textureInfo) of a material and of its extensions."""
     for name, value in node.items():
         if isinstance(value, dict):
             yield from [(name, value)] if name.endswith("Texture") else texture_infos(value)
@@ -90,7 +90,7 @@ def coordinate_set(info: dict) -> int:
 
 
 class Gltf:
-    """An open file: `tree` is its JSON. `folder` is where the files lie that it names."""
+    """An open file. `tree` is its JSON; `folder` is where the files are that it names."""
 
     def __init__(self, data: bytes, folder: Path):
         self.folder, self.binary, text = folder, b"", data
@@ -105,7 +105,7 @@ class Gltf:
         return self._resource(image["uri"]) if "uri" in image else self._view(image["bufferView"])
 
     def accessor(self, index: int) -> np.ndarray:
-        """N C; integers that stand for fractions become them, sparse ones are filled in (3.6.2)."""
+        """Return N C. Normalized integers become fractions, sparse values are filled in (3.6.2)."""
         accessor = self.tree["accessors"][index]
         count, width, dtype = accessor["count"], WIDTHS[accessor["type"]], COMPONENTS[accessor["componentType"]]
         if "bufferView" in accessor:
@@ -121,7 +121,7 @@ class Gltf:
         return values
 
     def _elements(self, place: dict, dtype, count: int, width: int) -> np.ndarray:
-        """count width: from a buffer view, whose stride may leave gaps."""
+        """Return count x width elements of a buffer view, whose stride may leave gaps."""
         size = np.dtype(dtype).itemsize
         stride = self.tree["bufferViews"][place["bufferView"]].get("byteStride", size * width)
         data, offset = self._view(place["bufferView"]), place.get("byteOffset", 0)
@@ -134,12 +134,12 @@ class Gltf:
         return data[start : start + view["byteLength"]]
 
     def _resource(self, uri: str) -> bytes:
-        found = of_uri(self.folder, uri)
+        found = resolve_uri(self.folder, uri)
         return found if isinstance(found, bytes) else found.read_bytes()
 
 
 def world_matrices(tree: dict) -> dict[int, np.ndarray]:
-    """4 4 of each node in the shown scene, at rest: as the nodes stand, whatever the animations do."""
+    """Return the 4 4 of each node in the shown scene, at rest: as the nodes stand, whatever the animations do."""
     nodes = tree.get("nodes", [])
     below = {child for node in nodes for child in node.get("children", [])}
     roots = [index for index in range(len(nodes)) if index not in below]
@@ -168,8 +168,11 @@ def _local_matrix(node: dict) -> np.ndarray:
 
 
 def primitives(gltf: Gltf) -> Iterator[tuple[dict[str, np.ndarray], int | None]]:
-    """Each primitive of the shown scene: its corners (T 3 C by name: POSITION, and NORMAL, TEXCOORD_0, ... where the file has
-    them), posed, in the scene's axes (y up); and its material's number."""
+    """Yield each primitive of the shown scene: its corners, and its material's number.
+
+    The corners are T 3 C by attribute name (POSITION, and NORMAL, TEXCOORD_0, ... where the file has them), posed, in the scene's
+    axes (y up).
+    """
     with reading("the tree of its nodes"):
         matrices = world_matrices(gltf.tree)
         drawn = {index: gltf.tree["nodes"][index] for index in matrices if "mesh" in gltf.tree["nodes"][index]}
@@ -195,7 +198,7 @@ def _corners(
 
 
 def _skin_matrices(gltf: Gltf, index: int, vertices: dict, matrices: dict) -> np.ndarray:
-    """N 4 4: the joints as the nodes stand; the skinned node's own matrix does not count (3.7.3.3)."""
+    """Return N 4 4, from the joints as the nodes stand. The skinned node's own matrix does not count (3.7.3.3)."""
     skin = gltf.tree["skins"][index]
     joints = np.stack([matrices[joint] for joint in skin["joints"]])
     if "inverseBindMatrices" in skin:
@@ -208,8 +211,10 @@ def _skin_matrices(gltf: Gltf, index: int, vertices: dict, matrices: dict) -> np
 
 
 def _move(vertices: dict, matrix: np.ndarray) -> np.ndarray:
-    """By a 4 4, or an N 4 4; normals by its cofactors, for it may have no inverse. Returns N: whether that makes a mirror image,
-    in which fronts go the other way around."""
+    """Move vertices by a 4 4, or an N 4 4. Normals are moved by its cofactors, for it may have no inverse.
+
+    Returns N: whether the matrix makes a mirror image, whose fronts go the other way around.
+    """
     turn = matrix[..., :3, :3]
     mirrored = np.linalg.det(turn) < 0
     vertices["POSITION"] = np.einsum("...ij,...j->...i", turn, vertices["POSITION"]) + matrix[..., :3, 3]
@@ -222,7 +227,7 @@ def _move(vertices: dict, matrix: np.ndarray) -> np.ndarray:
 
 
 def _faces(gltf: Gltf, primitive: dict, num_vertices: int) -> np.ndarray:
-    """T 3 (3.7.2.1)."""
+    """Return the vertices of each triangle, T 3 (3.7.2.1)."""
     order, mode = np.arange(num_vertices), primitive.get("mode", TRIANGLES)
     if "indices" in primitive:
         order = gltf.accessor(primitive["indices"])[:, 0].astype(np.int64)

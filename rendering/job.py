@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-MACHINE_EXIT_CODE = 2  # of a worker that could not draw any asset, and says why in the last line of stderr
+# The exit code of a worker that could draw no asset at all; the last line of its stderr says why.
+MACHINE_EXIT_CODE = 2
 
 
 @dataclass(frozen=True)
 class Job:
     asset: str  # .glb .gltf .obj .ply .stl
     views: str  # an empty folder
-    camera_to_world: list  # V 4 4, as rendering/camera.py has them: the object is centred, scaled to RADIUS, z up
+    camera_to_world: list  # V 4 4, for an object that is centred, scaled to RADIUS, z up: see rendering/camera.py
     fov_deg: float
     size_px: int
     num_samples: int  # rays a pixel, or as many as the renderer comes near to
@@ -36,6 +37,8 @@ def read_job(path: Path) -> Job:
 
 
 def environment_column(azimuth_deg: np.ndarray) -> np.ndarray:
-    """Where in the environment's width, 0 to 1, the light that comes from an azimuth stands: its middle is +x, and to the right
-    azimuths fall, as seen from inside (and as Cycles has it). Its first row is straight up."""
+    """Return where in the environment's width, from 0 to 1, the light that comes from an azimuth is.
+
+    Its middle is +x, and to the right azimuths fall, as seen from inside and as Cycles has it. Its first row is straight up.
+    """
     return (0.5 - np.asarray(azimuth_deg) / 360) % 1

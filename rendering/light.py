@@ -1,4 +1,4 @@
-"""The light of an object: an environment map, chosen and turned by the object's seed, the same for all its views. Numpy only.
+"""The light of an object: an environment map, chosen and turned by the object's seed, the same for all its views.
 
 An environment is float32 H 2H 3: radiance in linear sRGB, laid out as job.environment_column says.
 """
@@ -16,23 +16,24 @@ from utils.errors import UserError
 # Of twelve maps of Poly Haven, a matt white of 0.8 comes to 0.6 to 1.1 where it is turned to the light and to 0.04 to 0.22 where it
 # is turned away; at 0.75 it would burn, in eleven of them, on a tenth to a quarter of all sides.
 MEAN_RADIANCE = 0.5
-# Times the mean: a sun in one pixel leaves everything else in the dark, and sparkles where rays meet it by chance.
+# The brightest pixel over the mean. A sun in one pixel leaves everything else in the dark, and sparkles where
+# rays meet it by chance.
 PEAK = 300
 WIDTH_PX = 512
 MAX_PIXELS = 8192 * 4096
-LIGHT_STREAM = 1  # of an object's seed: what else is drawn from it takes another number
-# A black body in linear sRGB, brightest channel 1.
+LIGHT_STREAM = 1  # what is drawn from an object's seed has a number each; orbits.py has another
+# The colour of a black body at these temperatures in linear sRGB, its brightest channel 1.
 TEMPERATURES_K = (2700, 4000, 5500, 6500, 9000)
 BLACK_BODY = np.array([(1, 0.42, 0.1), (1, 0.64, 0.36), (1, 0.85, 0.74), (1, 0.95, 0.98), (0.65, 0.75, 1)])
 
 
 def object_seed(object_id: str, seed: int) -> int:
-    """Below 2**64: of the id and the run's seed alone, not of the order, the machine or the other objects."""
+    """Return a seed below 2**64 that depends on the id and the run's seed alone, not on order, machine or other objects."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{object_id}".encode("utf-8", "surrogateescape")).digest()[:8], "big")
 
 
 def list_hdris(folder: Path) -> tuple[Path, ...]:
-    """The .hdr and .exr files of a folder, by name. Raises UserError if there are none."""
+    """Return the .hdr and .exr files of a folder, by name. Raises UserError if there are none."""
     found = sorted(
         path for path in folder.glob("*") if path.suffix.lower() in READERS and not path.name.startswith(".")
     )
@@ -41,21 +42,21 @@ def list_hdris(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def fingerprint(hdris: Sequence[Path]) -> str:
-    """Of names and sizes: with a map more or less, most objects get another one."""
+def describe_hdris(hdris: Sequence[Path]) -> str:
+    """Say how many maps there are, and a hash of their names and sizes: with one more, most objects get another map."""
     listed = "\n".join(f"{path.stat().st_size} {path.name}" for path in hdris)
     return f"{len(hdris)} maps, {hashlib.sha256(listed.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def environment_for(seed: int, hdris: Sequence[Path] | None) -> np.ndarray:
-    """H 2H 3 of mean radiance MEAN_RADIANCE: one of `hdris`, or without any a sky and lamps, turned by any angle."""
-    rng = np.random.default_rng([seed, LIGHT_STREAM])
-    radiance = load_hdri(hdris[rng.integers(len(hdris))]) if hdris else sky_and_lamps(rng)
-    return np.roll(normalise(radiance), rng.integers(radiance.shape[1]), axis=1)
+    """Return H 2H 3 of mean radiance MEAN_RADIANCE: one of `hdris`, or without any a sky and lamps, turned by any angle."""
+    random = np.random.default_rng([seed, LIGHT_STREAM])
+    radiance = load_hdri(hdris[random.integers(len(hdris))]) if hdris else sky_and_lamps(random)
+    return np.roll(normalise_radiance(radiance), random.integers(radiance.shape[1]), axis=1)
 
 
-def normalise(radiance: np.ndarray) -> np.ndarray:
-    """Peaks cut to PEAK times the mean, in their own colour; then the mean over all directions brought to MEAN_RADIANCE."""
+def normalise_radiance(radiance: np.ndarray) -> np.ndarray:
+    """Cut peaks to PEAK times the mean, in their own colour; then bring the mean over all directions to MEAN_RADIANCE."""
     brightness = radiance.mean(axis=-1)
     limit = PEAK * _sphere_mean(brightness)
     cut = radiance * np.minimum(1, limit / np.maximum(brightness, limit))[..., None]
@@ -63,44 +64,44 @@ def normalise(radiance: np.ndarray) -> np.ndarray:
 
 
 def _sphere_mean(values: np.ndarray) -> float:
-    """Of H W, weighted by solid angle."""
+    """Average H W over the sphere, weighted by solid angle."""
     weights = np.cos(_elevations(len(values)))
     return float(values.mean(axis=1) @ weights / weights.sum())
 
 
 def _elevations(height: int) -> np.ndarray:
-    """Radians, row by row, from straight up."""
+    """Return the elevation of each row in radians, from straight up."""
     return np.pi / 2 - (np.arange(height) + 0.5) / height * np.pi
 
 
 def directions(height: int) -> np.ndarray:
-    """H 2H 3: the unit vector from the object to where a pixel's light comes from; the inverse of environment_column."""
+    """Return H 2H 3: the unit vector from the object to where a pixel's light comes from; the inverse of environment_column."""
     elevation = _elevations(height)[:, None]
     azimuth = (0.5 - (np.arange(2 * height) + 0.5) / (2 * height)) * 2 * np.pi
     x, y = np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth)
     return np.stack([x, y, np.broadcast_to(np.sin(elevation), x.shape)], axis=-1)
 
 
-def sky_and_lamps(rng: np.random.Generator) -> np.ndarray:
-    """H 2H 3: a sky over a darker ground, and two to four soft lamps that give 0.35 to 0.6 of the light, of any warmth."""
+def sky_and_lamps(random: np.random.Generator) -> np.ndarray:
+    """Draw H 2H 3: a sky over a darker ground, and two to four soft lamps of any warmth that give 0.35 to 0.6 of the light."""
     towards = directions(WIDTH_PX // 2)
     up = towards[..., 2:]
-    zenith, horizon, ground = (black_body(rng.uniform(*span)) for span in ((6500, 9000), (4500, 7500), (4000, 6500)))
-    sky = horizon + (zenith * rng.uniform(0.4, 1.4) - horizon) * np.maximum(up, 0) ** 0.5
+    zenith, horizon, ground = (black_body(random.uniform(*span)) for span in ((6500, 9000), (4500, 7500), (4000, 6500)))
+    sky = horizon + (zenith * random.uniform(0.4, 1.4) - horizon) * np.maximum(up, 0) ** 0.5
     above = 1 / (1 + np.exp(-up / 0.05))
-    radiance = above * sky + (1 - above) * ground * rng.uniform(0.2, 0.5)
-    share = rng.uniform(0.35, 0.6)
-    strengths = rng.uniform(0.2, 1, rng.integers(2, 5))
+    radiance = above * sky + (1 - above) * ground * random.uniform(0.2, 0.5)
+    share = random.uniform(0.35, 0.6)
+    strengths = random.uniform(0.2, 1, random.integers(2, 5))
     radiance *= (1 - share) / _sphere_mean(radiance.mean(axis=-1))
     for strength in share * strengths / strengths.sum():
-        place = _direction(rng.uniform(0, 360), rng.uniform(0, 70))
-        patch = _patch(towards, place, rng.uniform(8, 25))
-        radiance += strength / _sphere_mean(patch) * patch[..., None] * black_body(rng.uniform(2700, 9000))
+        place = _direction(random.uniform(0, 360), random.uniform(0, 70))
+        patch = _patch(towards, place, random.uniform(8, 25))
+        radiance += strength / _sphere_mean(patch) * patch[..., None] * black_body(random.uniform(2700, 9000))
     return radiance
 
 
 def _patch(towards: np.ndarray, place: np.ndarray, half_width_deg: float) -> np.ndarray:
-    """H W: 1 around `place`, half of it at half_width_deg, 0 soon after."""
+    """Return H W: 1 around `place`, half of it at half_width_deg, 0 soon after."""
     angle = np.degrees(np.arccos((towards @ place).clip(-1, 1)))
     return 0.5 ** ((angle / half_width_deg) ** 4)
 
@@ -111,14 +112,14 @@ def _direction(azimuth_deg: float, elevation_deg: float) -> np.ndarray:
 
 
 def black_body(temperature_k: float) -> np.ndarray:
-    """3: linear sRGB of mean 1."""
+    """Return linear sRGB of mean 1."""
     colour = np.array([np.interp(temperature_k, TEMPERATURES_K, channel) for channel in BLACK_BODY.T])
     return colour / colour.mean()
 
 
-@lru_cache(maxsize=64)  # a folder of them serves all objects
+@lru_cache(maxsize=64)  # all objects share a folder of maps
 def load_hdri(path: Path) -> np.ndarray:
-    """H 2H 3, WIDTH_PX wide or as wide as the file, if that is less. Raises UserError with the path."""
+    """Read H 2H 3, WIDTH_PX wide or as wide as the file, if that is less. Raises UserError with the path."""
     try:
         radiance = READERS[path.suffix.lower()](path)
     except OSError as error:
@@ -132,7 +133,7 @@ def load_hdri(path: Path) -> np.ndarray:
 
 
 def _smaller(radiance: np.ndarray, width: int) -> np.ndarray:
-    """Area average; where the sizes do not divide, over blocks that differ by a pixel."""
+    """Average over blocks, which differ by a pixel where the sizes do not divide."""
     for axis, size in ((0, width // 2), (1, width)):
         edges = np.linspace(0, radiance.shape[axis], size + 1).astype(int)
         counts = np.diff(edges).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
@@ -141,7 +142,7 @@ def _smaller(radiance: np.ndarray, width: int) -> np.ndarray:
 
 
 def _read_hdr(path: Path) -> np.ndarray:
-    """Radiance RGBE: a shared exponent a pixel; each row flat, or its four channels run-length encoded one after the other."""
+    """Read Radiance RGBE, an exponent shared by a pixel's channels. Rows are flat, or their channels run-length encoded in turn."""
     data = path.read_bytes()
     header = re.match(rb"#\?.*?\n\n-Y (\d{1,5}) \+X (\d{1,5})\n", data[:65536], re.DOTALL)
     if not header or b"FORMAT=32-bit_rle_rgbe" not in header[0]:
@@ -161,7 +162,7 @@ def _read_hdr(path: Path) -> np.ndarray:
 
 
 def _unpack(data: bytes, height: int, width: int) -> np.ndarray:
-    """A row starts with 2, 2 and its width; a count above 128 repeats the next byte, another copies as many bytes."""
+    """Decode rows, each of which starts with 2, 2 and its width: a count above 128 repeats the next byte, another copies bytes."""
     pixels, place = bytearray(), 0
     for row in range(height):
         if data[place : place + 4] != bytes([2, 2, width >> 8, width & 255]):

@@ -14,7 +14,7 @@ LABEL_PX, LABEL_LETTERS, LABEL_LINES = 300, 46, 7
 
 
 def strip(views: np.ndarray) -> Image.Image:
-    """V H W 4 -> some of the views in a row, small, on white."""
+    """Draw some of V H W 4 views in a row, small, on white."""
     row = Image.new("RGB", (TILE_PX * NUM_VIEWS, TILE_PX), "white")
     for column, view in enumerate(_some(views)):
         tile = Image.fromarray(view).resize((TILE_PX, TILE_PX), Image.Resampling.BOX)
@@ -23,12 +23,12 @@ def strip(views: np.ndarray) -> Image.Image:
 
 
 def write_sheets(output: Output, num_rows: int) -> None:
-    """Of orbits evenly spread over the ids. A sheet without a row is not written, an older one is removed."""
-    from utils.video import contact_sheet  # with torch, which nothing else here needs
+    """Draw orbits that are evenly spread over the ids. A sheet without a row is not written, and an older one is removed."""
+    from utils.video import contact_sheet  # it imports torch, which nothing else here needs
 
     with output.alone(SHEETS):  # whoever writes last has seen all lines
         accepted, rejected = output.sample(num_rows)
-        # Not of what was left out for its licence, nor of what another process is rendering again just now.
+        # There is none for what was left out for its licence, or is being rendered again by another process.
         strips = {
             line["id"]: tiles for line in rejected if (tiles := _tiles(output.strip_path(line["id"]))) is not None
         }
@@ -72,5 +72,5 @@ def _tiles(path: Path) -> np.ndarray | None:
 
 
 def _split(row: Image.Image) -> np.ndarray:
-    """A strip -> views TILE TILE 3."""
+    """Cut a strip into views, TILE TILE 3."""
     return np.stack(np.split(np.asarray(row), NUM_VIEWS, axis=1))

@@ -1,4 +1,4 @@
-"""The asset in Blender's scene, as both renderers agree on it. Runs inside Blender's Python, for worker.py.
+"""The asset in Blender's scene, as both renderers agree on it. This runs inside Blender's Python, for worker.py.
 
 glTF and .obj are y up (their (x, y, z) is the world's (x, -z, y)), .ply and .stl z up. Animations are dropped, so that nodes,
 skins and morph targets stand as the file has them at rest; lights are put out, cameras have no effect. Every face is drawn, from
@@ -19,7 +19,7 @@ from rendering.camera import RADIUS
 from rendering.gltf import Gltf, demands
 from rendering.safety.companions import is_data, shared_library_lines
 
-# The extensions of glTF's look and shape that Blender's importer reads; of others it would draw the fallback, and say nothing.
+# The extensions of glTF's materials that Blender's importer reads. Of others it would draw the fallback, and say nothing.
 DRAWN_MATERIALS = {
     f"KHR_materials_{name}"
     for name in (
@@ -27,8 +27,8 @@ DRAWN_MATERIALS = {
         "unlit", "volume",
     )
 }  # fmt: skip
-NODES_DEEP = 20_000
-MOST = 1e15  # a larger object, or a smaller one than 1 / MOST, leaves Blender's single precision
+MAX_NODE_DEPTH = 20_000
+MAX_SIZE = 1e15  # an object larger than this, or smaller than 1 / MAX_SIZE, leaves Blender's single precision
 
 
 class Refused(Exception):
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 def load(path: Path) -> None:
-    """Raises Refused for what is damaged, or asks for what Blender does not draw."""
+    """Import the asset. Raises Refused if it is damaged, or asks for what Blender does not draw."""
     if path.suffix.lower() == ".obj" and (several := shared_library_lines(path)):
         raise Refused(f"Blender reads one .mtl of a line, not several: {several[0]}")
     try:
@@ -54,14 +54,14 @@ def load(path: Path) -> None:
 
 
 class _AtRest:
-    """A hook of Blender's glTF importer: drops the animations before they are read."""
+    """A hook of Blender's glTF importer that drops the animations before they are read."""
 
     def gather_import_gltf_before_hook(self, gltf):
         gltf.data.animations = []
 
 
 class _Skipped(logging.Handler):
-    """The parts that the glTF importer could not decode, which it only logs."""
+    """Collects the parts that the glTF importer could not decode, which it only logs."""
 
     def __init__(self):
         super().__init__(logging.ERROR)
@@ -73,7 +73,7 @@ class _Skipped(logging.Handler):
 
 
 def _load_gltf(filepath: str) -> None:
-    sys.setrecursionlimit(NODES_DEEP)  # the importer recurses from node to node, and Python's own limit is a thousand
+    sys.setrecursionlimit(MAX_NODE_DEPTH)  # the importer recurses from node to node, and Python's own limit is 1000
     sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = _AtRest
     skipped = _Skipped()
     logging.getLogger("glTFImporter_errors").addHandler(skipped)
@@ -138,15 +138,15 @@ def _paint_bare_meshes() -> None:
             material.node_tree.links.new(colours.outputs["Color"], surface.inputs["Base Color"])
 
 
-def normalise(scene) -> None:
-    """The drawn faces' bounding box comes to the origin, its farthest vertex to RADIUS. Of faces on each other one stays."""
+def normalise_object(scene) -> None:
+    """Bring the drawn faces' bounding box to the origin and its farthest vertex to RADIUS. Of faces on each other one stays."""
     drawn = _drawn()
-    points = np.concatenate([_of_faces(mesh, points) for _, mesh, points in drawn])
+    points = np.concatenate([_face_vertices(mesh, points) for _, mesh, points in drawn])
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     farthest = np.linalg.norm(points - centre, axis=1).max()
     if not farthest > 0:
         raise Refused("the object has no extent, or vertices that are no numbers")
-    if not 1 / MOST < farthest < MOST:
+    if not 1 / MAX_SIZE < farthest < MAX_SIZE:
         raise Refused(f"the object's size is {farthest:.0e}, beyond what Blender computes with")
     if not drop_doubles(drawn):
         raise Refused("faces that lie on each other, with different materials")
@@ -160,7 +160,7 @@ def normalise(scene) -> None:
 
 
 def _drawn() -> list[tuple]:
-    """(object, mesh, N 3: its vertices in the world) of all that is rendered and has faces, modifiers and skins applied."""
+    """Return (object, mesh, N 3: its vertices in the world) of all that is rendered and has faces, modifiers and skins applied."""
     found = []
     for instance in bpy.context.evaluated_depsgraph_get().object_instances:
         thing = instance.object
@@ -175,15 +175,15 @@ def _drawn() -> list[tuple]:
     return found
 
 
-def _of_faces(mesh, points: np.ndarray) -> np.ndarray:
-    """Without the vertices of loose points and edges."""
+def _face_vertices(mesh, points: np.ndarray) -> np.ndarray:
+    """Leave out the vertices of loose points and edges."""
     corners = np.empty(len(mesh.loops), np.int32)
     mesh.loops.foreach_get("vertex_index", corners)
     return points[np.unique(corners)]
 
 
-def see_through() -> bool:
-    """Whether a material lets a part of the light through, as glTF's BLEND and an .obj's `d 0.4` do (a MASK does not)."""
+def has_transparency() -> bool:
+    """Say whether a material lets a part of the light through, as glTF's BLEND and an .obj's `d 0.4` do (a MASK does not)."""
     nodes = [node for material in bpy.data.materials for node in material.node_tree.nodes]
     alphas = [node.inputs["Alpha"] for node in nodes if node.type == "BSDF_PRINCIPLED"]
     blended = any(material.surface_render_method == "BLENDED" for material in bpy.data.materials)

@@ -7,12 +7,15 @@ import bmesh
 import bpy
 import numpy as np
 
-_STEPS = 1 << 20  # of the scene's extent: corners within one are the same
+_STEPS = 1 << 20  # the scene's extent has so many: corners within one step are the same
 
 
 def drop_doubles(drawn: list[tuple]) -> bool:
-    """Leaves the first of the faces that have the same corners in the world; `drawn`: (object, evaluated mesh, N 3 its vertices in
-    the world). -> False, and nothing done, if such faces have different materials."""
+    """Keep the first of the faces that have the same corners in the world.
+
+    `drawn`: (object, evaluated mesh, N 3: its vertices in the world). Returns False, with nothing done, if such faces have
+    different materials.
+    """
     low = np.min([points.min(axis=0) for _, _, points in drawn], axis=0)
     extent = np.max([(points - low).max() for _, _, points in drawn])
     keys, paints, places = [], [], [0]
@@ -33,7 +36,7 @@ def drop_doubles(drawn: list[tuple]) -> bool:
 
 
 def _face_keys(mesh, corners: np.ndarray) -> np.ndarray:
-    """F uint64: a hash of the set of a face's corners (N 3, whole numbers); 0 if two neighbours of them are the same."""
+    """Return F uint64: a hash of the set of each face's corners (N 3, whole numbers); 0 if two neighbours of them are the same."""
     starts, vertices = _read(mesh.polygons, "loop_start", np.int32), _read(mesh.loops, "vertex_index", np.int32)
     hashes = _mixed((corners @ (1, 1 << 21, 1 << 42)).astype(np.uint64))[vertices]
     following = np.roll(hashes, -1)
@@ -43,7 +46,7 @@ def _face_keys(mesh, corners: np.ndarray) -> np.ndarray:
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """uint64 to evenly spread uint64, for sums of them to tell sets apart: splitmix64 (Steele et al. 2014)."""
+    """Spread uint64 evenly, so that their sums tell sets apart: splitmix64 (Steele et al. 2014)."""
     numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -51,15 +54,14 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
 
 
 def _paints(thing, mesh) -> np.ndarray:
-    """F: which material a face has, a number for each in the file; -1 for none."""
-    slots = [bpy.data.materials.find(slot.material.name) if slot.material else -1 for slot in thing.material_slots] or [
-        -1
-    ]
+    """Return F: the number of each face's material in the file; -1 for none."""
+    materials = [slot.material for slot in thing.material_slots]
+    slots = [bpy.data.materials.find(material.name) if material else -1 for material in materials] or [-1]
     return np.array(slots)[np.minimum(_read(mesh.polygons, "material_index", np.int32), len(slots) - 1)]
 
 
 def _delete(thing, faces: np.ndarray) -> None:
-    """With the corners' normals kept: Blender has them relative to the faces around, which change."""
+    """Delete faces and keep the corners' normals, which Blender has relative to the faces around, which change."""
     if thing.data.users > 1:
         thing.data = thing.data.copy()
     mesh = thing.data

@@ -1,4 +1,4 @@
-"""The production renderer: Blender's Cycles, on CPU or GPU, in a Python of its own; worker.py is its side of it."""
+"""The production renderer: Blender's Cycles, on CPU or GPU, in a Python of its own, where worker.py runs."""
 
 import shutil
 import subprocess
@@ -9,14 +9,17 @@ from utils.errors import UserError
 INSTALL = "python3.11 -m venv .venv-blender && .venv-blender/bin/pip install bpy==4.5.15"
 _WORKER = Path(__file__).with_name("worker.py")
 _ENVIRONMENT = Path(__file__).parents[2] / ".venv-blender/bin/python"
-_PYTHONS = ("python3.11", "python3.13")  # the ones that a bpy was made for: 4.2 to 4.5, and 5.1
+_PYTHONS = ("python3.11", "python3.13")  # a bpy was made for these: 4.2 to 4.5, and 5.1
 _LIBRARY = "cannot open shared object file"
 _PROBE_S = 120  # a first import from a cold network disk
 
 
 def command(executable: str | None) -> list[str]:
-    """What a job's file is appended to. `executable`: a blender, a Python that has bpy (by its name, python...), or None to look
-    for one: `blender` on the PATH, the folder .venv-blender, then a python3.11 or python3.13. Raises UserError if there is none."""
+    """Return the command to which a job's file is appended. Raises UserError if there is none.
+
+    `executable` is a blender, or a Python that has bpy, which is told by its name (python...). None looks for one: `blender` on
+    the PATH, the folder .venv-blender, then a python3.11 or python3.13.
+    """
     if executable:
         fault = _fault(executable)
         if fault:
@@ -28,7 +31,8 @@ def command(executable: str | None) -> list[str]:
             fault = _fault(found)
             if not fault:
                 return _prefix(found)
-            if candidate not in _PYTHONS or _LIBRARY in fault:  # any other Python may well be without
+            # That a Python has no bpy needs no mention.
+            if candidate not in _PYTHONS or _LIBRARY in fault:
                 faults.append(f"{found}: {fault}")
     tried = f" ({'; '.join(faults)})" if faults else ""
     raise UserError(f"no Blender found{tried}; {_remedy(tried)}")
@@ -46,7 +50,7 @@ def _is_python(executable: str) -> bool:
 
 
 def _fault(executable: str) -> str:
-    """Why it cannot render, or nothing."""
+    """Return why it cannot render, or nothing."""
     probe = ["-c", "import bpy"] if _is_python(executable) else ["--version"]
     try:
         answer = subprocess.run(

@@ -1,4 +1,4 @@
-"""Blender's side of `blender`: one job in, RGBA views out. Runs inside Blender's own Python, where only numpy and bpy are sure.
+"""The Blender renderer's process: one job in, RGBA views out. It runs inside Blender's own Python, which has only numpy and bpy.
 
 `python worker.py JOB.json`, or `blender --python worker.py -- JOB.json`; Blender 4.2 or newer. An exit code of 2
 is not the asset's fault (no such GPU, too old a Blender): the last line of stderr says what to do. OMP_NUM_THREADS limits the
@@ -16,18 +16,18 @@ import numpy as np
 from mathutils import Matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from rendering.blender.asset import Refused, load, normalise, see_through
+from rendering.blender.asset import Refused, has_transparency, load, normalise_object
 from rendering.job import MACHINE_EXIT_CODE, Job, read_job
 
 OLDEST = (4, 2)
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "METAL", "ONEAPI")
 MAX_BOUNCES = 8
-SEE_THROUGH_SAMPLES = 4  # times as many, for alpha is not denoised: 16 leave grains in a pane of 0.4
+TRANSPARENCY_SAMPLES = 4  # times as many samples, since alpha is not denoised: 16 leave grains in a pane of alpha 0.4
 TRANSPARENT_LAYERS = 64  # foliage of alpha-masked cards: with Blender's 8 the ninth card is black
 
 
 class MachineError(Exception):
-    """Not the asset's fault: every other job would fail alike."""
+    """What is not the asset's fault: every other job would fail alike."""
 
 
 def main(job_path: str) -> None:
@@ -48,9 +48,9 @@ def _render(job: Job) -> None:
     _set_engine(scene, job)
     _set_output(scene.render, job.size_px)
     load(Path(job.asset))
-    normalise(scene)
-    if see_through():
-        scene.cycles.samples *= SEE_THROUGH_SAMPLES
+    normalise_object(scene)
+    if has_transparency():
+        scene.cycles.samples *= TRANSPARENCY_SAMPLES
     _set_environment(scene, np.load(job.environment))
     camera = _add_camera(scene, job.fov_deg)
     for index, matrix in enumerate(job.camera_to_world):
@@ -64,13 +64,19 @@ def _set_engine(scene, job: Job) -> None:
     scene.render.engine = "CYCLES"
     scene.render.use_persistent_data = True  # an orbit builds its BVH once
     if "OMP_NUM_THREADS" in os.environ:
-        scene.render.threads_mode, scene.render.threads = "FIXED", int(os.environ["OMP_NUM_THREADS"])
+        scene.render.threads_mode = "FIXED"
+        scene.render.threads = int(os.environ["OMP_NUM_THREADS"])
     cycles = scene.cycles
-    cycles.samples, cycles.use_adaptive_sampling, cycles.seed = job.num_samples, False, 0
+    cycles.samples = job.num_samples
+    cycles.use_adaptive_sampling = False
+    cycles.seed = 0
     # The denoiser's quality costs more time than the samples do.
-    cycles.use_denoising, cycles.denoiser = True, "OPENIMAGEDENOISE"
-    cycles.denoising_quality, cycles.denoising_prefilter = "FAST", "NONE"
-    cycles.max_bounces, cycles.transparent_max_bounces = MAX_BOUNCES, TRANSPARENT_LAYERS
+    cycles.use_denoising = True
+    cycles.denoiser = "OPENIMAGEDENOISE"
+    cycles.denoising_quality = "FAST"
+    cycles.denoising_prefilter = "NONE"
+    cycles.max_bounces = MAX_BOUNCES
+    cycles.transparent_max_bounces = TRANSPARENT_LAYERS
     if job.device == "gpu":
         _use_gpu(cycles)
 
@@ -92,18 +98,22 @@ def _use_gpu(cycles) -> None:
 
 
 def _set_output(render, size_px: int) -> None:
-    """PNG of straight alpha, 8 bit sRGB and nothing in between: no tone mapping, no dither."""
+    """Write PNG of 8 bit sRGB with straight alpha, without tone mapping or dither."""
     render.resolution_x = render.resolution_y = size_px
-    render.film_transparent, render.dither_intensity = True, 0
+    render.film_transparent = True
+    render.dither_intensity = 0
     render.use_compositing = render.use_sequencer = False
     image = render.image_settings
-    image.file_format, image.color_mode, image.color_depth = "PNG", "RGBA", "8"
+    image.file_format = "PNG"
+    image.color_mode = "RGBA"
+    image.color_depth = "8"
     view = bpy.context.scene.view_settings
-    view.view_transform, view.look = "Standard", "None"
+    view.view_transform = "Standard"
+    view.look = "None"
 
 
 def _set_environment(scene, radiance: np.ndarray) -> None:
-    """H 2H 3 linear sRGB, the first row straight up: Cycles' own equirectangular layout, whose rows start below."""
+    """Light the scene with H 2H 3 of linear sRGB, whose first row is straight up; rows of Blender's images start at the bottom."""
     height, width, _ = radiance.shape
     image = bpy.data.images.new("environment", width, height, float_buffer=True, is_data=True)
     pixels = np.ones((height, width, 4), np.float32)
@@ -119,17 +129,20 @@ def _set_environment(scene, radiance: np.ndarray) -> None:
 
 def _add_camera(scene, fov_deg: float):
     lens = bpy.data.cameras.new("camera")
-    lens.sensor_fit, lens.angle = "HORIZONTAL", np.radians(fov_deg)
-    lens.clip_start, lens.clip_end = 0.01, 100
+    lens.sensor_fit = "HORIZONTAL"
+    lens.angle = np.radians(fov_deg)
+    lens.clip_start = 0.01
+    lens.clip_end = 100
     scene.camera = bpy.data.objects.new("camera", lens)
     scene.collection.objects.link(scene.camera)
     return scene.camera
 
 
 def _blacken_transparent(path: str) -> None:
-    """The denoiser bleeds colour to where nothing is."""
+    """Make the pixels of alpha 0 black, since the denoiser bleeds colour to where nothing is."""
     image = bpy.data.images.load(path)
-    image.colorspace_settings.is_data, image.alpha_mode = True, "CHANNEL_PACKED"
+    image.colorspace_settings.is_data = True
+    image.alpha_mode = "CHANNEL_PACKED"
     pixels = np.empty(len(image.pixels), np.float32)
     image.pixels.foreach_get(pixels)
     pixels.reshape(-1, 4)[pixels[3::4] == 0] = 0
@@ -139,7 +152,7 @@ def _blacken_transparent(path: str) -> None:
 
 
 def _leave(kind: type[BaseException], error: BaseException, trace) -> None:
-    """At once, so that the reason is the last line: a Blender that is left to quit says so, and exits with a code of its own."""
+    """Exit at once, so that the reason is the last line: Blender would add a line, and has an exit code of its own."""
     if kind is MachineError:
         sys.stderr.write(f"error: {error}\n")
     else:

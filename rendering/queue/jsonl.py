@@ -1,4 +1,4 @@
-"""A jsonl file of lines with an `id` that many processes append to, each under the lock of output.py."""
+"""A jsonl file of lines with an `id`. Many processes append to it, each under the lock of output.py."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class Lines:
-    """The last line of an id counts. Holds where the lines are, not what they say: one of 84 views takes 4 kB."""
+    """Knows where the lines are, not what they say, for one of 84 views takes 4 kB. The last line of an id counts."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -25,8 +25,10 @@ class Lines:
         self._end = 0
 
     def read_on(self) -> None:
-        """What others have appended, up to the last line break. Needs no lock: what is before a line break stays as it is,
-        for only a last line without one is ever cut off. Raises UserError with file:line."""
+        """Read what others have appended, up to the last line break. Raises UserError with file:line.
+
+        This needs no lock: what is before a line break stays as it is, for only a last line without one is ever cut off.
+        """
         before, self._file = self._file, open(self.path, "a+b")  # noqa: SIM115
         if before is None or not os.path.samestat(os.fstat(before.fileno()), os.fstat(self._file.fileno())):
             self.places, self.kinds, self._end = {}, {}, 0
@@ -45,8 +47,10 @@ class Lines:
             self._note(line, len(raw))
 
     def read_to_end(self) -> bool:
-        """Under the lock. A torn last line, of a kill or a full disk, is cut off, a whole one gets its line break. -> False
-        if the file was replaced since `read_on`, which reads all of it anew and should not do so under the lock."""
+        """Read the last line too, under the lock. One torn by a kill or a full disk is cut off, a whole one gets its line break.
+
+        Returns False if the file was replaced since `read_on`, which then reads all of it anew and should not do so under the lock.
+        """
         if not self._is_at_its_path():
             return False
         self.read_on()
@@ -65,7 +69,7 @@ class Lines:
             return os.path.samestat(os.fstat(now.fileno()), os.fstat(self._file.fileno()))
 
     def _last_break(self) -> int:
-        """Offset after the last line break, at or after the end of what is known."""
+        """Return the offset after the last line break, which is at or after the end of what is known."""
         place = os.fstat(self._file.fileno()).st_size
         while place > self._end:
             start = max(self._end, place - BLOCK_BYTES)
@@ -84,7 +88,7 @@ class Lines:
         return os.pread(self._file.fileno(), length, offset)
 
     def append(self, line: dict) -> None:
-        """In one write, then to disk. Raises OSError if the disk is full; `read_to_end` cuts off what was written of it."""
+        """Write the line at once and sync it. Raises OSError if the disk is full; `read_to_end` cuts off what was written."""
         data = json.dumps(line).encode() + b"\n"
         if os.write(self._file.fileno(), data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -92,11 +96,11 @@ class Lines:
         self._note(line, len(data))
 
     def rewrite(self, ids: Iterable[str]) -> None:
-        """These lines only, in order of the ids, in one move."""
+        """Replace the file by one of these lines only, sorted by id."""
         ids, end = sorted(ids), 0
         for offset, length in (self.places[name] for name in ids):
             end = end + length if offset == end else -1
-        if end == self._end:  # so they are
+        if end == self._end:  # they are sorted, and all of the file
             return
         with new_file(self.path) as file:
             file.writelines(self.line(name) for name in ids)

@@ -1,6 +1,6 @@
 """Objaverse objects by their uids, through the `objaverse` package: fetched when needed, removed when rendered.
 
-Written against version 0.1.7's code; nobody has run it against the network yet.
+This is written against the code of version 0.1.7. Nobody has run it against the network yet.
 """
 
 import gzip
@@ -20,7 +20,7 @@ NUM_INDEX_FILES = 161  # object-paths.json.gz and 160 of metadata
 
 
 class ObjaverseList:
-    """The uids of a text file, one a line; `#` starts a comment."""
+    """The objects whose uids a text file holds, one a line; `#` starts a comment."""
 
     def __init__(self, path: Path, licenses: Sequence[str]):
         """Raises UserError with file:line, or if the package is missing."""
@@ -44,7 +44,7 @@ class ObjaverseList:
 
     @contextmanager
     def fetched(self, asset: Asset, index_lock: AbstractContextManager) -> Iterator[Fetched]:
-        """Removed afterwards, unless it had been there before: then it is the user's. Raises Failure."""
+        """Fetch a file and remove it afterwards, unless it was there before, for then it is the user's. Raises Failure."""
         with self._index(index_lock):
             license_name = self._license(asset.id)
         with self._removed_if_ours(asset.id):
@@ -54,7 +54,7 @@ class ObjaverseList:
 
     @contextmanager
     def _index(self, lock: AbstractContextManager) -> Iterator[None]:
-        """The package fetches a file of its index when it first reads it, in place: till all are there, one reads at a time."""
+        """Read the index alone till all its files are there: the package fetches each in place, when it first reads it."""
         if self._index_is_whole:
             yield
             return
@@ -67,7 +67,7 @@ class ObjaverseList:
         with self._download_failures():
             try:
                 about = self.package.load_annotations([uid]).get(uid)
-            except KeyError as error:  # which is how the package says it
+            except KeyError as error:  # this is how the package says that there is none
                 if error.args != (uid,):
                     raise
                 about = None
@@ -80,8 +80,11 @@ class ObjaverseList:
 
     @contextmanager
     def _removed_if_ours(self, uid: str) -> Iterator[None]:
-        """A note beside the cache, from before the fetching to after the removal, tells what a killed process fetched from what
-        the user has. It is there and not in render.out, because machines that share that may have caches of their own."""
+        """Remove the file afterwards if we fetched it.
+
+        A note, written before the fetching and removed after the removal, tells what a killed process fetched from what the user
+        has. It is beside the cache and not in render.out, because machines that share that may have caches of their own.
+        """
         note = self.cache / "svd_mv_fetched" / uid
         with self._download_failures():
             ours = note.exists() or not any(self.cache.glob(f"*/glbs/*/{uid}.glb"))

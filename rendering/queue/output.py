@@ -1,10 +1,10 @@
-"""What `render` writes, and nothing of it by halves, whoever is killed when.
+"""What `render` writes. A kill at any moment leaves nothing half written.
 
-OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk; then a line in svd_meta.jsonl. Or a line in
-failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does. Its byte 0 is held
-by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a folder there
-whose byte is free was left by a killed process, and a machine that shares the file system sees what the others are at. Two more
-bytes are for what takes its time and must not hold up the others: see `alone`.
+An orbit is OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk, and then a line in svd_meta.jsonl. A
+failure is a line in failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does.
+Byte 0 is held by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a
+folder there whose byte is free was left by a killed process, and machines that share the file system see what the others are
+doing. Two more bytes are for what takes long and must not hold up the others: see `alone`.
 """
 
 import errno
@@ -23,7 +23,7 @@ from rendering.queue.jsonl import Lines
 from utils.errors import UserError
 from utils.files import put_in_place, remove_unfinished, sync, write_atomically
 
-META, FAILURES, SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
+META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
     "failures.jsonl",
     "render.json",
@@ -66,13 +66,13 @@ class Output:
 
     @contextmanager
     def alone(self, byte: int) -> Iterator[None]:
-        """The only thread of the only process, on any machine, that is at it: FILES, SHEETS or INDEX."""
+        """Be the only thread of the only process, on any machine, that works on FILES, SHEETS or INDEX."""
         with self._threads[byte], self._kernel_lock(byte):
             yield
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone with both jsonl files, which are read up to their ends."""
+        """Be alone with both jsonl files, which are read up to their ends."""
         files = (self._meta, self._failures)
         with self._threads[FILES], ExitStack() as stack:
             while True:
@@ -93,14 +93,14 @@ class Output:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, byte)
 
     def finished(self) -> tuple[set[str], dict[str, str]]:
-        """The ids that are rendered, and those that failed with their kind."""
+        """Return the ids that are rendered, and the kind of failure of those that failed."""
         with self.locked():
             rendered = set(self._meta.places)
             return rendered, {name: kind for name, kind in self._failures.kinds.items() if name not in rendered}
 
     @contextmanager
     def claim(self, object_id: str) -> Iterator[Path | None]:
-        """An empty folder to render the object in; None if another process is at it, or has finished it."""
+        """Lend an empty folder to render the object in, or None if another process is at it, or has finished it."""
         number = _number(object_id)
         if not self._take(number):
             yield None
@@ -112,8 +112,8 @@ class Output:
             if done:
                 yield None
             else:
-                shutil.rmtree(folder, ignore_errors=True)  # of one that was killed since we looked
-                self.strip_path(object_id).unlink(missing_ok=True)  # of how it was rendered before
+                shutil.rmtree(folder, ignore_errors=True)  # a process may have been killed since we looked
+                self.strip_path(object_id).unlink(missing_ok=True)  # it shows a former rendering
                 folder.mkdir()
                 yield folder
         finally:
@@ -121,7 +121,7 @@ class Output:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
 
     def keep(self, line: dict, orbit: Path) -> None:
-        """`orbit`, a folder of the claim's, becomes OUT/ID, and `line` says so. Raises UserError if OUT/ID is not an orbit."""
+        """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError if OUT/ID is there and no orbit."""
         final = self.folder / line["id"]
         final.parent.mkdir(parents=True, exist_ok=True)
         # An orbit may be there: a run may have been killed before it wrote the line.
@@ -137,8 +137,8 @@ class Output:
             self._failures.append({**line, "kind": failure.kind, "reason": failure.reason})
 
     def settings(self, now: dict) -> dict:
-        """What the folder was made with: `now`, if it is new."""
-        path = self.folder / SETTINGS
+        """Return the settings that the folder was made with, which are `now` if it is new."""
+        path = self.folder / RENDER_SETTINGS
         with self.locked():
             if not path.exists():
                 write_atomically(path, json.dumps(now, indent=1) + "\n")
@@ -151,7 +151,7 @@ class Output:
         return saved
 
     def strip_path(self, object_id: str) -> Path:
-        """Where a filtered object's views are kept small, for a sheet."""
+        """Return where a filtered object's views are kept, small, for a sheet."""
         folder = self.folder / ".rejected"
         folder.mkdir(exist_ok=True)
         return folder / f"{_number(object_id):016x}.png"
@@ -163,8 +163,10 @@ class Output:
                 self._failures.rewrite(self._failures.places.keys() - ids)
 
     def tidy(self, ids: Iterable[str]) -> bool:
-        """If every object of `ids` has its line: both files in order of the ids, so that neither the order in which objects
-        were finished nor a kill has left a trace. -> whether it is so."""
+        """If every object of `ids` has its line, sort both files by id: neither kills nor the order of work leave a trace.
+
+        Returns whether every object has its line.
+        """
         with self.locked():
             if any(name not in self._meta.places and name not in self._failures.places for name in ids):
                 return False
@@ -173,7 +175,7 @@ class Output:
             return True
 
     def sample(self, num_lines: int) -> tuple[list[dict], list[dict]]:
-        """Lines of orbits, and of filtered ones, evenly spread over the ids in order."""
+        """Return lines of orbits, and of filtered ones, evenly spread over the sorted ids."""
         with self.locked():
             filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
             return tuple(
@@ -182,7 +184,7 @@ class Output:
             )
 
     def write_sheet(self, name: str, data: bytes | None) -> None:
-        """None: there is nothing to show, and an older sheet would show what is no longer so."""
+        """Write a sheet. Without data an older one is removed, for it would show what is no longer so."""
         with self.alone(FILES):
             if data is None:
                 (self.folder / name).unlink(missing_ok=True)
@@ -211,5 +213,5 @@ def _spread(items: list, count: int) -> list:
 
 
 def _number(object_id: str) -> int:
-    """62 bits: a place in a file that is not there, and a name."""
+    """Return 62 bits: the place of the object's lock, and the name of its folder."""
     return int.from_bytes(hashlib.sha256(object_id.encode()).digest()[:8], "big") >> 2

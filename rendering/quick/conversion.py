@@ -1,6 +1,6 @@
-"""An .obj, .ply or .stl as the glTF that trimesh makes of its shape; an .obj's materials as Blender's importer understands them.
+"""Conversion to glTF: the shape of an .obj, .ply or .stl by trimesh, an .obj's materials as Blender's importer understands them.
 
-What of an .mtl is not drawn is refused by name; of a .ply safety.py does it, for both renderers.
+What an .mtl asks for and is not drawn is refused by name. safety/ refuses what is not drawn of a .ply, for both renderers.
 """
 
 import io
@@ -13,14 +13,15 @@ import numpy as np
 from rendering.gltf import Gltf, reading, refused
 from rendering.safety.companions import obj_libraries
 
-# Lines of an .mtl: how many numbers follow, and which they may be, where not all are drawn.
+# Lines of an .mtl: how many numbers follow, and which of them are drawn, if not all are.
 NUMBERS = {"Ka": 3, "Kd": 3, "Ks": 3, "Ke": 3, "Ns": 1, "Ni": 1, "d": 1, "Tr": 1, "illum": 1}
 ONLY = {"Ke": {0}, "d": {1}, "Tr": {0}, "illum": {0, 1, 2, 3}}
-BARE, UNKNOWN = "-", "?"  # names of an .obj's parts: without a usemtl, and with one that no .mtl describes
+# Names of an .obj's parts that have no usemtl, and of those with one that no .mtl describes.
+NO_USEMTL, UNKNOWN = "-", "?"
 
 
 def converted(path: Path) -> Gltf:
-    """Raises Failure."""
+    """Return the file as glTF. Raises Failure."""
     import trimesh
 
     described, source, more = {}, path, {}
@@ -43,18 +44,18 @@ def converted(path: Path) -> Gltf:
 
 
 def _obj_text(path: Path, names: list[str]) -> bytes:
-    """For trimesh, which knows neither indents nor tabs, and one library only: a material's number stands for its name."""
+    """Rewrite an .obj for trimesh, which knows no indents, no tabs and one library only. A material's number replaces its name."""
     numbers = {name: index for index, name in enumerate(names)}
     text = re.sub(r"[ \t]+", " ", path.read_text("utf-8", "surrogateescape"))
     text = re.sub(r"^ |^ ?#.*", "", text, flags=re.M)
     text = re.sub(r"^usemtl (.*)", lambda match: f"usemtl {numbers.get(match[1].strip(), UNKNOWN)}", text, flags=re.M)
     if not names:  # or trimesh would drop vertex colours for texture coordinates
         text = re.sub(r"^vt .*", "", text, flags=re.M)
-    return f"mtllib library\nusemtl {BARE}\n{text}".encode(errors="replace")
+    return f"mtllib library\nusemtl {NO_USEMTL}\n{text}".encode(errors="replace")
 
 
 def _described(libraries: list[Path]) -> dict[str, dict]:
-    """What the .mtl files say of each material, by its name: the first that they say, as in Blender."""
+    """Return what the .mtl files say first of each material, by its name; Blender too takes the first."""
     found, material = {}, {}
     lines = (line for library in libraries for line in library.read_text("utf-8", "surrogateescape").split("\n"))
     for key, *rest in (words for line in lines if (words := line.split()) and not words[0].startswith("#")):
@@ -74,18 +75,18 @@ def _described(libraries: list[Path]) -> dict[str, dict]:
 
 
 def _give_materials(tree: dict, parts: list[tuple[str, dict]], described: list[dict]) -> None:
-    """`parts`: the primitives, with the names that _obj_text gave them."""
+    """Add the materials to the glTF. `parts` are its primitives, with the names that _obj_text gave them."""
     pictures = [material["map_Kd"] for material in described if "map_Kd" in material]
     tree["images"] = [{"uri": quote(name, errors="surrogateescape")} for name in pictures]
     tree["textures"] = [{"source": index} for index in range(len(pictures))]
     order = iter(range(len(pictures)))
     tree["materials"] = [_material(lines, next(order) if "map_Kd" in lines else None) for lines in described]
     for name, primitive in parts:
-        if name == BARE and len(parts) > 1:
+        if name == NO_USEMTL and len(parts) > 1:
             raise refused("not drawn: faces before the first usemtl, to which Blender gives another's material")
-        if name != BARE:
+        if name != NO_USEMTL:
             primitive["attributes"].pop("COLOR_0", None)  # Blender shows them without a usemtl only
-        if name not in (BARE, UNKNOWN):
+        if name not in (NO_USEMTL, UNKNOWN):
             primitive["material"] = int(name)
             if "map_Kd" in described[int(name)] and "TEXCOORD_0" not in primitive["attributes"]:
                 raise refused("not drawn: map_Kd without texture coordinates")

@@ -1,4 +1,4 @@
-"""The renderer of plain pip: Embree's rays and numpy's shading, on one CPU core, without a display, a GPU or a system library."""
+"""The renderer that pip alone installs: Embree's rays and numpy's shading, without GPU, display or system library."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from utils.errors import UserError
 
 
 def command(executable: str | None) -> list[str]:
-    """How the worker starts: in this Python. Raises UserError if it lacks a library, or for an `executable`, which is not used."""
+    """Return how the worker starts, which is in this Python. Raises UserError if it lacks a library, or for an `executable`."""
     try:
         import embreex.rtcore_scene  # noqa: F401
         import trimesh  # noqa: F401

@@ -1,4 +1,4 @@
-"""The quick renderer's process: `python worker.py JOB.json`. Mirrors show the object's own faces as matt ones."""
+"""The quick renderer's process: `python worker.py JOB.json`. It traces camera rays and shades what they meet with baked light."""
 
 import json
 import sys
@@ -12,39 +12,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from rendering.camera import focal_length_px, orbit_distance
 from rendering.failure import Failure
 from rendering.job import Job, read_job
-from rendering.quick.light import EPSILON, Sky, light_up, look_up
-from rendering.quick.material import dot, lobe, mirrored_part, srgb, unit
-from rendering.quick.triangles import OPENNESS, POSITION, Asset, load
+from rendering.quick.baking import RAY_OFFSET, bake_lighting
+from rendering.quick.environment import Environment, look_up
+from rendering.quick.material import dominant_direction, dot, environment_brdf, srgb, unit
+from rendering.quick.mesh import Mesh, load_mesh
 
-RAYS_AT_ONCE, MAX_LAYERS = 1 << 18, 64
-ROUGH = 0.4  # from there on, no single ray is asked what a surface mirrors
+RAYS_AT_ONCE = 1 << 18
+MAX_LAYERS = 64  # transparent surfaces behind each other
+# Surfaces that are smoother show in their reflections what a traced ray meets: the object's own faces, as if they were matt.
+TRACED_ROUGHNESS = 0.4
 
 
 def main(job_path: str) -> None:
     job, refused = read_job(Path(job_path)), None
     side = max(1, round(job.num_samples**0.5))
     try:
-        asset = load(Path(job.asset), focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg))
+        texels_per_unit = focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg)
+        mesh = load_mesh(Path(job.asset), texels_per_unit)
     except Failure as failure:
         refused = failure.reason
     else:
-        scene = Scene(asset, np.load(job.environment))
+        scene = Scene(mesh, np.load(job.environment))
         for index, matrix in enumerate(job.camera_to_world):
-            image = Image.fromarray(to_straight_srgb(view(scene, np.array(matrix), job, side)))
+            image = Image.fromarray(to_straight_srgb(render_view(scene, np.array(matrix), job, side)))
             image.save(Path(job.views, f"{index:03d}.png"))
     Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
 
 
 class Scene:
-    def __init__(self, asset: Asset, environment: np.ndarray):
-        self.asset, self.sky, self.embree = asset, Sky(environment), rtcore_scene.EmbreeScene()
-        mesh_construction.TriangleMesh(self.embree, np.ascontiguousarray(asset.corners[..., POSITION]))
-        self.leaving = light_up(asset, self.embree, self.sky)
+    """A mesh in its light, ready to be asked for the radiance along a ray."""
+
+    def __init__(self, mesh: Mesh, environment: np.ndarray):
+        self.mesh, self.environment, self.embree = mesh, Environment(environment), rtcore_scene.EmbreeScene()
+        mesh_construction.TriangleMesh(self.embree, np.ascontiguousarray(mesh.corners.position))
+        self.leaving = bake_lighting(mesh, self.embree, self.environment)
 
     def radiance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """N 4: premultiplied linear colour and alpha along N rays, through as many layers as let light through."""
         live = np.arange(len(origins))
-        total, through = np.zeros((len(live), 4), np.float32), np.ones((len(live), 1), np.float32)
+        total, transmitted = np.zeros((len(live), 4), np.float32), np.ones((len(live), 1), np.float32)
         for _ in range(MAX_LAYERS):
             hit = self.embree.run(origins[live], directions[live], query="INTERSECT", output=1)
             met = hit["primID"] >= 0
@@ -52,41 +58,48 @@ class Scene:
             if not live.size:
                 break
             colour, alpha = self.shade(hit, directions[live])
-            total[live] += through[live] * alpha * np.concatenate([colour, np.ones_like(alpha)], axis=1)
-            through[live] *= 1 - alpha
-            origins[live] += directions[live] * (hit["tfar"][:, None] + EPSILON)
-            live = live[through[live, 0] > 1e-3]
+            total[live] += transmitted[live] * alpha * np.concatenate([colour, np.ones_like(alpha)], axis=1)
+            transmitted[live] *= 1 - alpha
+            origins[live] += directions[live] * (hit["tfar"][:, None] + RAY_OFFSET)
+            live = live[transmitted[live, 0] > 1e-3]
         return total
 
     def shade(self, hit: dict, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Colour and alpha of what rays of these directions met."""
+        """N 3, N 1: colour and alpha of what rays of these directions met, seen from the side that they come from."""
         u, v, triangle = hit["u"][:, None], hit["v"][:, None], hit["primID"]
-        one, two, three = self.asset.corners[triangle].transpose(1, 0, 2)
-        at = one * (1 - u - v) + two * u + three * v
-        diffuse, specular, glow, normal, rough, alpha = self.asset.surface(at, self.asset.material_of[triangle])
+
+        def interpolate(values: np.ndarray) -> np.ndarray:
+            one, two, three = values[triangle].transpose(1, 0, 2)
+            return one * (1 - u - v) + two * u + three * v
+
+        points = self.mesh.corners.map(interpolate)
+        surface = self.mesh.surface(points, self.mesh.material_of[triangle])
         side = np.where(dot(hit["Ng"], directions) < 0, 1, -1).astype(np.float32)
-        face, normal = unit(hit["Ng"]) * side, normal * side
-        openness = np.where(side > 0, *np.split(at[:, OPENNESS], 2, axis=1))
-        facing = np.clip(-dot(normal, directions), 1e-3, 1)
-        towards = lobe(normal, directions + 2 * facing * normal, rough)
-        shown = self.mirrored(at[:, POSITION] + EPSILON * face, towards, face, rough, openness)
-        gloss = mirrored_part(specular, rough, facing)
-        matt = diffuse * (1 - gloss.max(axis=1, keepdims=True)) * look_up(self.sky.diffuse, normal) * openness
-        return glow + matt + gloss * shown, alpha
+        face_normal, normal = unit(hit["Ng"]) * side, surface.normal * side
+        visibility = np.where(side > 0, *np.split(points.visibility, 2, axis=1))
+        cos_view = np.clip(-dot(normal, directions), 1e-3, 1)
+        towards = dominant_direction(normal, directions + 2 * cos_view * normal, surface.roughness)
+        origins = points.position + RAY_OFFSET * face_normal
+        reflected = self.reflected_radiance(origins, towards, face_normal, surface.roughness, visibility)
+        specular = environment_brdf(surface.f0, surface.roughness, cos_view)
+        diffuse = surface.diffuse * (1 - specular.max(axis=1, keepdims=True))
+        irradiance = look_up(self.environment.irradiance, normal) * visibility
+        return surface.emission + diffuse * irradiance + specular * reflected, surface.alpha
 
-    def mirrored(self, points, directions, face, roughness, openness) -> np.ndarray:
-        """What the surface mirrors: the sky as far as it is open, or for smooth ones what a ray meets."""
-        shown = self.sky.reflected(directions, roughness[:, 0])
-        dimmed = shown * np.minimum(openness, 1)
-        smooth = np.nonzero((roughness[:, 0] < ROUGH) & (dot(directions, face)[:, 0] > 0))[0]
-        met = self.embree.run(np.float32(points[smooth]), directions[smooth], query="INTERSECT", output=1)
-        back = np.int64(dot(met["Ng"], directions[smooth])[:, 0] > 0)
-        seen = np.where(met["primID"][:, None] >= 0, self.leaving[met["primID"], back], shown[smooth])
-        dimmed[smooth] += np.clip((ROUGH - roughness[smooth]) * 3, 0, 1) * (seen - dimmed[smooth])
-        return dimmed
+    def reflected_radiance(self, origins, directions, face_normal, roughness, visibility) -> np.ndarray:
+        """N 3: what the surface reflects: the environment as far as it is visible, or what a ray meets if it is smooth."""
+        unblocked = self.environment.prefiltered_radiance(directions, roughness[:, 0])
+        reflected = unblocked * np.minimum(visibility, 1)
+        smooth = np.nonzero((roughness[:, 0] < TRACED_ROUGHNESS) & (dot(directions, face_normal)[:, 0] > 0))[0]
+        hit = self.embree.run(np.float32(origins[smooth]), directions[smooth], query="INTERSECT", output=1)
+        back = np.int64(dot(hit["Ng"], directions[smooth])[:, 0] > 0)
+        traced = np.where(hit["primID"][:, None] >= 0, self.leaving[hit["primID"], back], unblocked[smooth])
+        weight = np.clip((TRACED_ROUGHNESS - roughness[smooth]) * 3, 0, 1)
+        reflected[smooth] += weight * (traced - reflected[smooth])
+        return reflected
 
 
-def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
+def render_view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
     """H W 4: premultiplied linear, the mean of side x side rays a pixel."""
     size, focal_px = job.size_px, focal_length_px(job.size_px, job.fov_deg)
     places = (np.arange(size * side) + 0.5) / side - size / 2
@@ -101,7 +114,7 @@ def view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
 
 
 def to_straight_srgb(pixels: np.ndarray) -> np.ndarray:
-    """Premultiplied linear H W 4 -> straight sRGB bytes, black where nothing is."""
+    """Convert premultiplied linear H W 4 to straight sRGB bytes, black where nothing is."""
     colour = np.clip(pixels[..., :3] / np.maximum(pixels[..., 3:], 1e-6), 0, 1)
     image = np.round(np.concatenate([srgb(colour), pixels[..., 3:].clip(0, 1)], axis=-1) * 255).astype(np.uint8)
     return image * (image[..., 3:] > 0)

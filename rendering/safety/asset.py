@@ -1,31 +1,17 @@
-"""What a file announces against what it holds, before any renderer opens it. glTF has a file of its own, gltf_safety.py.
+"""What a file announces against what it holds, before any renderer opens it.
 
 A renderer believes a header: a count of four billion vertices is an allocation, `../../secret.png` is a texture. Here each count is
 held against the bytes that are there, and every file that is named must lie in the asset's own folder.
 """
 
-import io
-import mmap
-import re
-import warnings
 from collections.abc import Iterable
-from itertools import takewhile
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from rendering.safety.companions import unreadable
+from rendering.safety.gltf import check_glb, check_gltf
+from rendering.safety.shapes import check_obj, check_ply, check_stl
 
-from rendering.failure import Failure
-from rendering.safety.companions import companion, obj_libraries, text, unreadable
-
-MAX_TEXTURE_PX = 16384  # a side
-_HEADER_BYTES = 1 << 16  # a .ply's header is shorter
-_PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
-_PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
-_BLANKS = bytes(range(33)) + b"\\"
-_PLY_COLOUR = re.compile(r"(?P<kind>[a-z]+_)?(red|green|blue)", re.IGNORECASE)
-# Options of an .mtl's texture lines, and how many numbers follow each, or one word.
-_MTL_NUMBERS = {b"-o": 3, b"-s": 3, b"-t": 3, b"-mm": 2, b"-bm": 1}  # or fewer
-_MTL_WORDS = (b"-blendu", b"-blendv", b"-boost", b"-texres", b"-clamp", b"-imfchan", b"-type", b"-cc")
+CHECKS = {".glb": check_glb, ".gltf": check_gltf, ".obj": check_obj, ".ply": check_ply, ".stl": check_stl}
 
 
 def check_asset(path: Path, max_bytes: int) -> None:
@@ -33,14 +19,11 @@ def check_asset(path: Path, max_bytes: int) -> None:
 
     `max_bytes` is for the asset and the files it names together.
     """
-    from rendering.safety.gltf import check_glb, check_gltf
-
-    checks = {".glb": check_glb, ".gltf": check_gltf, ".obj": _check_obj, ".ply": _check_ply, ".stl": _check_stl}
     try:
         if not path.is_file():
             raise unreadable("not a regular file")
         check_size([path], max_bytes)
-        check_size([path, *checks[path.suffix.lower()](path)], max_bytes)
+        check_size([path, *CHECKS[path.suffix.lower()](path)], max_bytes)
     except OSError as error:
         raise unreadable(f"cannot be read: {error.strerror}") from None
 
@@ -51,119 +34,3 @@ def check_size(paths: Iterable[Path], max_bytes: int) -> None:
         raise unreadable("an empty file")
     if sum(sizes) > max_bytes:
         raise unreadable(f"{sum(sizes) / 2**20:.0f} MiB with its textures, more than render.max_asset_mib")
-
-
-def check_texture(source: Path | bytes, name: str) -> None:
-    """Reads an image's header only. Raises Failure if there is none, or it announces too many pixels."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                size = image.size
-    except Image.DecompressionBombError:
-        raise unreadable(f"{name} announces more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:
-        raise unreadable(f"{name} is no image of a known kind") from None
-    except (OSError, EOFError, SyntaxError, ValueError) as error:  # PIL's decoders on damaged headers
-        raise unreadable(f"{name} is damaged: {error}") from None
-    if max(size) > MAX_TEXTURE_PX:
-        raise unreadable(f"{name} announces {size[0]} x {size[1]} pixels, more than {MAX_TEXTURE_PX} a side")
-
-
-def _check_obj(path: Path) -> list[Path]:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"\0") >= 0 or not re.search(rb"^\s*v\s", content, re.MULTILINE):
-            raise unreadable("not an .obj file: no text with vertices")
-    libraries = obj_libraries(path)
-    textures = dict.fromkeys((library, name) for library in libraries for name in _textures_of(library))
-    if any(library.parent != path.parent.resolve() for library, _ in textures):
-        raise unreadable("its .mtl is in another folder, and renderers disagree on where its textures then are")
-    found = [companion(path.parent, name) for _, name in textures]
-    for texture, (_, name) in zip(found, textures):
-        check_texture(texture, f"the texture '{name}'")
-    return [*libraries, *found]
-
-
-def _textures_of(library: Path) -> list[str]:
-    """As Blender reads lines: they may go on after a backslash, and control characters are blanks."""
-    lines = re.sub(rb"\\\r?\n", b"  ", library.read_bytes()).split(b"\n")
-    named = [re.split(rb"[\x00-\x20]+", line.lstrip(_BLANKS).rstrip()) for line in lines]
-    return [text(name) for words in named if _names_texture(words[0].lower()) and (name := _without_options(words))]
-
-
-def _names_texture(word: bytes) -> bool:
-    return word.startswith(b"map_") or word in (b"bump", b"disp", b"decal", b"norm", b"refl")
-
-
-def _without_options(words: list[bytes]) -> bytes:
-    """A name may hold spaces."""
-    rest = words[1:]
-    while rest and rest[0] in (*_MTL_NUMBERS, *_MTL_WORDS):
-        most = _MTL_NUMBERS.get(rest[0], 0)
-        numbers = list(takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), rest[1 : 1 + most]))
-        rest = rest[1 + (len(numbers) if most else 1) :]
-    return b" ".join(rest)
-
-
-def _check_ply(path: Path) -> list[Path]:
-    with open(path, "rb") as file:
-        head = file.read(_HEADER_BYTES)
-    end = re.search(rb"^end_header[ \t]*\r?\n", head, re.MULTILINE)
-    if not head.startswith(b"ply") or not end:
-        raise unreadable("not a .ply file: no header")
-    lines = [line.split() for line in head[: end.start()].decode("latin-1").splitlines()]
-    binary = any(words[:1] == ["format"] and words[1:2] != ["ascii"] for words in lines)
-    announced, held = _ply_bytes(lines, binary), path.stat().st_size - end.end() + 1  # ASCII needs no last newline
-    if announced > held:
-        raise unreadable(f"its header announces at least {announced:,} bytes, the file holds {held - 1:,}")
-    _check_ply_look(lines)
-    return []
-
-
-def _check_ply_look(lines: list[list[str]]) -> None:
-    """Raises Failure for what both renderers would leave out in silence: of colours they draw the vertices' red, green, blue."""
-    element = ""
-    for words in lines:
-        if words[:1] == ["comment"] and words[1:2] and words[1].lower() == "texturefile":
-            raise Failure("refused", "not drawn: a .ply's texture")
-        if words[:1] == ["element"]:
-            element = words[1]
-        colour = words[:1] == ["property"] and _PLY_COLOUR.fullmatch(words[-1])
-        if colour and (element != "vertex" or colour["kind"]):
-            raise Failure("refused", f"not drawn: a .ply's {words[-1]} of each {element}")
-
-
-def _ply_bytes(lines: list[list[str]], binary: bool) -> int:
-    """The least that the announced elements take: a list its length, a number in ASCII a digit and a space."""
-    announced, count = 0, 0
-    try:
-        for words in lines:
-            if words[:1] == ["element"]:
-                count = int(words[2])
-                if count < 0:
-                    raise ValueError
-            elif words[:1] == ["property"]:
-                kind = words[2] if words[1] == "list" else words[1]
-                announced += count * (_PLY_BYTES[kind] if binary else 2)
-    except (IndexError, KeyError, ValueError):
-        raise unreadable("not a .ply file: a header that makes no sense") from None
-    return announced
-
-
-def _check_stl(path: Path) -> list[Path]:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(_HEADER_BYTES)
-    count = int.from_bytes(head[80:84], "little")
-    if len(head) >= 84 and size == 84 + 50 * count:
-        return []
-    if re.match(rb"\s*solid\b", head, re.IGNORECASE) and b"facet" in head.lower():
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if not re.search(rb"endsolid", content[-_HEADER_BYTES:], re.IGNORECASE):
-                raise unreadable("a text .stl that is cut off: no endsolid")
-        return []
-    if len(head) < 84:
-        raise unreadable("not an .stl file: shorter than a header")
-    if size > 84 + 50 * count:
-        raise unreadable(f"holds {size - 84 - 50 * count:,} bytes beyond the {count:,} triangles that it announces")
-    raise unreadable(f"announces {count:,} triangles, the file holds {(size - 84) // 50:,}")

@@ -1,5 +1,6 @@
-"""The files that an asset names: which they are, and that they lie in its own folder. For safety.py and for both renderers, so it
-needs the standard library only.
+"""The files that an asset names: which they are, and whether they lie in its own folder.
+
+Both renderers use this too, one of them inside Blender's Python, so it needs the standard library only.
 """
 
 import base64
@@ -24,7 +25,7 @@ def unreadable(reason: str) -> Failure:
 
 
 def companion(folder: Path, name: str) -> Path:
-    """The file that an asset in `folder` calls `name`. Raises Failure if it is elsewhere, links included, or missing."""
+    """Return the file that an asset in `folder` calls `name`. Raises Failure if it is missing, or elsewhere, links included."""
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):  # http:, file:, C:
         raise unreadable(f"names the file '{shown}', which is outside its folder")
@@ -40,8 +41,8 @@ def companion(folder: Path, name: str) -> Path:
     return path
 
 
-def of_uri(folder: Path, uri: str) -> Path | bytes:
-    """What glTF's URI names: a file in `folder`, or the bytes that it holds itself. Raises Failure."""
+def resolve_uri(folder: Path, uri: str) -> Path | bytes:
+    """Return what a glTF URI stands for: a file in `folder`, or the bytes that it holds itself. Raises Failure."""
     if not is_data(uri):
         return companion(folder, text(unquote_to_bytes(uri)))
     head, comma, body = uri.partition(",")
@@ -58,9 +59,10 @@ def is_data(uri: str) -> bool:
 
 
 def obj_libraries(path: Path) -> list[Path]:
-    """The .mtl files of an .obj, in the order of their names in it. Raises Failure if one is outside the folder, or missing.
+    """Return the .mtl files of an .obj, in the order in which it names them.
 
-    Also NAME.mtl beside NAME.obj, which Blender reads although nothing names it. A line that names no one file names several.
+    NAME.mtl beside NAME.obj is one too: Blender reads it although nothing names it. A line that is the name of no one
+    file names several. Raises Failure if one is outside the folder, or missing.
     """
     found = []
     for name in _library_names(path):
@@ -77,7 +79,7 @@ def obj_libraries(path: Path) -> list[Path]:
 
 
 def shared_library_lines(path: Path) -> list[str]:
-    """What follows the `mtllib` of an .obj where it is the name of no one file."""
+    """Return what follows the `mtllib` of an .obj in lines that are the name of no one file."""
     return [name for name in _library_names(path) if not (path.parent / name.replace("\\", "/")).is_file()]
 
 

@@ -1,12 +1,12 @@
-"""What a .glb or .gltf announces against the bytes that it holds; see safety.py."""
+"""What a .glb or .gltf announces, held against the bytes that it has. Each check returns the files that it names."""
 
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rendering.safety.asset import check_texture
-from rendering.safety.companions import is_data, of_uri, unreadable
+from rendering.safety.companions import is_data, resolve_uri, unreadable
+from rendering.safety.textures import check_texture
 
 # What compression may expand to, and accessors without bytes of their own (all zeros, or sparse).
 MAX_UNBACKED_BYTES = 2 << 30
@@ -101,7 +101,7 @@ def _open_buffer(folder: Path, item: dict, index: int, binary: _Buffer | None) -
     uri = item.get("uri")
     if uri is None:
         return binary if index == 0 and binary else _Buffer(0)
-    found = of_uri(folder, uri)
+    found = resolve_uri(folder, uri)
     return _Buffer(len(found), data=found) if isinstance(found, bytes) else _Buffer(found.stat().st_size, found)
 
 
@@ -156,14 +156,14 @@ def _check_reach(index: int, item: dict, count: int, element: int, views: list[d
 def _check_image(folder: Path, index: int, item: dict, views: list[dict], buffers: list[_Buffer]) -> Path | None:
     """-> its file, if it has one of its own."""
     name, uri = f"image {index}", item.get("uri")
-    of_pil = item.get("mimeType") not in _NOT_FOR_PIL
+    for_pil = item.get("mimeType") not in _NOT_FOR_PIL
     if uri is None:
         view = views[_number(item, "bufferView")]
         length = min(_number(view, "byteLength"), _IMAGE_HEADER_BYTES)
-        if of_pil:
+        if for_pil:
             check_texture(buffers[_number(view, "buffer")].read(_number(view, "byteOffset", 0), length), name)
         return None
-    found = of_uri(folder, uri)
-    if of_pil and not _NOT_FOR_PIL_URI.match(uri):
+    found = resolve_uri(folder, uri)
+    if for_pil and not _NOT_FOR_PIL_URI.match(uri):
         check_texture(found, name if is_data(uri) else f"the texture '{uri[:200]}'")
     return found if isinstance(found, Path) else None

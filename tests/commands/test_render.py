@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 import main
-from commands import render as command
+from commands.render import render
 from dataset.records import Records
+from rendering import orbits
 from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
 from rendering.queue.jsonl import Lines
@@ -37,8 +38,8 @@ ENDLESS = 60  # seconds that no test should come near
 
 
 def use_standin(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(command.RENDERERS, "standin", types.SimpleNamespace(command=lambda executable: STANDIN))
-    patch.setattr(command, "environment_for", lambda seed, hdris: np.zeros((2, 4, 3), np.float32))  # it looks at none
+    patch.setitem(orbits.RENDERERS, "standin", types.SimpleNamespace(command=lambda executable: STANDIN))
+    patch.setattr(orbits, "environment_for", lambda seed, hdris: np.zeros((2, 4, 3), np.float32))  # it looks at none
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,7 @@ def make(folder: Path, tasks: dict[str, str]) -> Path:
 
 def run(assets: Path, out: Path, *words: str) -> int:
     cfg = load_config(RenderConfig, [f"render.assets={assets}", f"render.out={out}", *SMALL, *NO_FILTER, *words])
-    return command.render(cfg)
+    return render(cfg)
 
 
 def lines(path: Path) -> list[dict]:
@@ -452,7 +453,7 @@ def objaverse(tmp_path, monkeypatch):
     (tmp_path / "objaverse.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "objaverse", raising=False)
-    monkeypatch.setattr(command, "run_job", lambda *_: np.full((4, 32, 32, 4), 128, np.uint8))
+    monkeypatch.setattr(orbits, "run_job", lambda *_: np.full((4, 32, 32, 4), 128, np.uint8))
     (tmp_path / "uids.txt").write_text("# mine\n" + "\n".join(UIDS) + "\n\n" + "d" * 32 + " # not there\n")
     yield tmp_path
     sys.modules.pop("objaverse", None)
@@ -538,7 +539,7 @@ def test_without_the_package_one_line_says_how_to_get_it(tmp_path, capsys, monke
 
 
 def test_the_quick_renderer_renders_every_format(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "environment_for", environment_for)
+    monkeypatch.setattr(orbits, "environment_for", environment_for)
     ids = make_good(tmp_path / "assets")
     words = ("render.renderer=quick", "render.size_px=64", "render.num_samples=1", "filter.min_change=0.004")
     assert run(tmp_path / "assets", tmp_path / "out", *words) == 0

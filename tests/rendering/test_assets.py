@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from rendering.queue.assets import Asset, AssetFolder, Share, share_of
+from rendering.queue.assets import Asset, AssetFolder
+from rendering.queue.division import Division, division_of
 from tests.helpers.make_assets import make_good
 from utils.errors import UserError
 
@@ -70,9 +71,9 @@ def step(index: int, count: int) -> dict:
 )
 def test_every_asset_is_in_exactly_one_share(environments):
     assets = [Asset(str(number), "") for number in range(101)]
-    shares = [share_of(environment).of(assets) for environment in environments]
-    assert sorted(asset.id for share in shares for asset in share) == sorted(asset.id for asset in assets)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    parts = [division_of(environment).of(assets) for environment in environments]
+    assert sorted(asset.id for share in parts for asset in share) == sorted(asset.id for asset in assets)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,8 @@ def test_every_asset_is_in_exactly_one_share(environments):
 )
 def test_divisions_that_would_lose_assets_are_refused(environment, message):
     with pytest.raises(UserError, match=message):
-        share_of(environment)
+        division_of(environment)
 
 
 def test_a_share_is_every_nth():
-    assert Share(1, 3).of([Asset(letter, "") for letter in "abcdef"]) == [Asset("b", ""), Asset("e", "")]
+    assert Division(1, 3).of([Asset(letter, "") for letter in "abcdef"]) == [Asset("b", ""), Asset("e", "")]

@@ -16,7 +16,7 @@ from rendering.camera import FOV_DEG, RADIUS, camera_to_world, focal_length_px, 
 from rendering.failure import Failure
 from rendering.job import Job
 from rendering.light import directions
-from rendering.queue.worker import Limits, run_job
+from rendering.queue.process import Limits, run_job
 from tests.helpers.lamps import lamp
 from tests.helpers.make_assets import texture
 from utils.errors import UserError

@@ -12,7 +12,7 @@ from rendering.light import (
     environment_for,
     list_hdris,
     load_hdri,
-    normalise,
+    normalise_radiance,
     object_seed,
 )
 from tests.helpers.lamps import lamp
@@ -90,7 +90,7 @@ def test_the_mean_over_all_directions_is_the_same_for_every_light(kind):
     radiance = random_radiance(64)
     if kind == "sun":
         radiance[10, 30] = 1e6
-    radiance = environment_for(3, None) if kind == "procedural" else normalise(radiance)
+    radiance = environment_for(3, None) if kind == "procedural" else normalise_radiance(radiance)
     assert radiance.dtype == np.float32 and radiance.min() >= 0
     assert sphere_mean(radiance) == pytest.approx(MEAN_RADIANCE, rel=2e-3)
 
@@ -98,11 +98,13 @@ def test_the_mean_over_all_directions_is_the_same_for_every_light(kind):
 def test_a_sun_is_cut_but_keeps_its_colour_and_stays_the_brightest():
     radiance = np.full((64, 128, 3), 0.5)
     radiance[10, 30] = (3e5, 2e5, 1e5)
-    cut = normalise(radiance)
+    cut = normalise_radiance(radiance)
     np.testing.assert_allclose(cut[10, 30] / cut[10, 30].max(), [1, 2 / 3, 1 / 3], rtol=1e-5)
     assert 50 < cut[10, 30].mean() / np.median(cut) < cut[10, 30].max() / np.median(cut) < 1e5
     even = random_radiance()
-    np.testing.assert_allclose(normalise(even) / normalise(even)[0, 0, 0], even / even[0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        normalise_radiance(even) / normalise_radiance(even)[0, 0, 0], even / even[0, 0, 0], rtol=1e-5
+    )
 
 
 def test_choice_and_turn_follow_from_the_seed_alone(tmp_path):
@@ -113,7 +115,7 @@ def test_choice_and_turn_follow_from_the_seed_alone(tmp_path):
     for seed in reversed(range(30)):
         np.testing.assert_array_equal(environment_for(seed, hdris), again[seed])
     assert {int(light.mean(axis=(0, 1)).argmax()) for light in again} == {0, 1, 2}
-    unturned = [normalise(load_hdri(path)) for path in hdris]
+    unturned = [normalise_radiance(load_hdri(path)) for path in hdris]
     turns = set()
     for light in again:
         base = unturned[light.mean(axis=(0, 1)).argmax()]

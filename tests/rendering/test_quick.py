@@ -13,9 +13,8 @@ from PIL import Image
 from rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
 from rendering.gltf import Gltf, demands, world_matrices
 from rendering.job import Job, write_job
-from rendering.quick import light as quick_light
+from rendering.quick import baking, mesh
 from rendering.quick import renderer as quick
-from rendering.quick import triangles
 from rendering.quick import worker as quick_worker
 from rendering.quick.material import linear, srgb
 from tests.helpers.lamps import lamp
@@ -35,7 +34,7 @@ MATT = {"metallicFactor": 0, "roughnessFactor": 1}
 
 @pytest.fixture(autouse=True)
 def _few_rays(monkeypatch):
-    monkeypatch.setattr(quick_light, "RAYS", 200_000)
+    monkeypatch.setattr(baking, "NUM_RAYS", 200_000)
 
 
 def sphere(centre=(0, 0, 0), radius=1.0, rings=24):
@@ -442,7 +441,7 @@ def test_damage_names_the_part_and_our_own_mistakes_are_none(draw, monkeypatch):
     builder = Builder()
     builder.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": {"index": 0}}), uv=QUAD_UV)
     assert "the texture of a baseColorTexture" in draw(builder)
-    monkeypatch.setattr(triangles, "_packed", lambda *_: np.zeros(3)[7])
+    monkeypatch.setattr(mesh, "_attributes", lambda *_: np.zeros(3)[7])
     with pytest.raises(IndexError):
         draw(builder)
 

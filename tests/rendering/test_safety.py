@@ -9,8 +9,8 @@ import pytest
 
 from rendering.failure import Failure
 from rendering.queue.assets import AssetFolder
-from rendering.safety.asset import check_asset, obj_libraries
-from rendering.safety.companions import of_uri, shared_library_lines
+from rendering.safety.asset import check_asset
+from rendering.safety.companions import obj_libraries, resolve_uri, shared_library_lines
 from tests.helpers.make_assets import box, gltf, make_bad, make_good, texture
 
 LIMIT = 1 << 20
@@ -79,7 +79,7 @@ def test_an_objs_libraries_are_those_it_names_and_the_one_beside_it(tmp_path):
 
 @pytest.mark.parametrize("uri", ["DATA:image/png;BASE64,", "data:image/png;base64,", "Data:;base64,"])
 def test_data_uris_are_told_by_their_scheme_in_any_case(uri, tmp_path):
-    assert of_uri(tmp_path, uri + base64.b64encode(texture(0)).decode()) == texture(0)
+    assert resolve_uri(tmp_path, uri + base64.b64encode(texture(0)).decode()) == texture(0)
     tree, data = gltf(box(1, 1, 1), texture(0), uri + "9" * 5000)
     tree["buffers"][0]["uri"] = uri + base64.b64encode(data).decode()
     (tmp_path / "a.gltf").write_text(json.dumps(tree))

@@ -13,7 +13,7 @@ import pytest
 
 from rendering.failure import Failure
 from rendering.job import Job
-from rendering.queue.worker import Limits, Stopped, run_job
+from rendering.queue.process import Limits, Stopped, run_job
 from utils.errors import UserError
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]

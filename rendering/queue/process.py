@@ -1,4 +1,4 @@
-"""One job in a process group of its own, with a limit of time and of memory: whatever an asset does costs that asset only."""
+"""Run one job in a process group of its own, with limits of time and memory, so that an asset can spoil nothing but itself."""
 
 import errno
 import json
@@ -23,17 +23,17 @@ from utils.errors import UserError
 
 POLL_S, MEMORY_POLL_S = 0.05, 0.25
 MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
-_SUPERVISOR = Path(__file__).with_name("supervise.py")
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 @dataclass(frozen=True)
 class Limits:
     time_s: float
-    memory_gib: float  # resident, of the worker and its children together
+    memory_gib: float  # resident memory of the worker and its children together
 
 
 class Stopped(Exception):
-    """The run is to end: the job was cut off, and says nothing of the asset."""
+    """The run is to end. The job was cut off, which says nothing about the asset."""
 
 
 def run_job(
@@ -43,7 +43,7 @@ def run_job(
     environment: Mapping[str, str] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
-    """-> V size size 4 uint8. `job.views` is in a folder where the job and its log may be written.
+    """Return V size size 4 uint8. `job.views` is in a folder where the job and its log may be written.
 
     Raises Failure, Stopped, UserError if the worker says that the machine, not the asset, is to blame, or OSError on a full disk.
     """
@@ -62,7 +62,7 @@ def run_job(
 def _run(
     command: list[str], log: Path, limits: Limits, environment: Mapping[str, str] | None, stopped: Callable[[], bool]
 ) -> int:
-    """-> exit code, 128 + n for signal n."""
+    """Return the exit code, 128 + n for signal n."""
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_SUPERVISOR), *command],
@@ -75,7 +75,7 @@ def _run(
     try:
         _watch(process, log, limits, stopped)
     finally:
-        with suppress(ProcessLookupError):  # also what a worker left behind that ended well
+        with suppress(ProcessLookupError):  # a worker that ended well may have left processes too
             os.killpg(process.pid, signal.SIGKILL)
         process.stdin.close()
         code = process.wait()
@@ -111,7 +111,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _crashed(folder: Path, reason: str) -> Failure:
-    """Raises OSError if the disk is full, which is not the asset's fault."""
+    """Return a Failure. Raises OSError if the disk is full, which is not the asset's fault."""
     if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     return Failure("crashed", reason)
@@ -124,7 +124,7 @@ def _exit_name(code: int) -> str:
 
 
 def _tail(folder: Path) -> str:
-    """The last line of the log that says something, without the folder's name."""
+    """Return the last line of the log that says something, without the folder's name."""
     with open(folder / "log", "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
         lines = file.read().decode(errors="replace").replace(f"{folder}/", "").split("\n")

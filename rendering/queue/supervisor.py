@@ -1,4 +1,4 @@
-"""`python supervise.py COMMAND ...`: runs it, and ends it with whoever started us.
+"""`python supervisor.py COMMAND ...`: runs the command, and ends it when whoever started us ends.
 
 Standard input is a pipe that nobody writes to: it closes when the other end dies, by SIGKILL too, and then our whole process
 group goes. (Linux' prctl would end the command, not what the command has started.)

@@ -1,0 +1,58 @@
+"""The division of the assets among the processes of a Slurm array and of a launcher."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rendering.queue.assets import Asset
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Division:
+    """Every `count`-th asset, from `index`."""
+
+    index: int
+    count: int
+
+    def of(self, assets: Sequence[Asset]) -> list[Asset]:
+        return list(assets[self.index :: self.count])
+
+
+def division_of(environment: Mapping[str, str]) -> Division:
+    """Return the part of this process: of a task of a Slurm array (any first id, any step) x a process within the task.
+
+    That is a process of `accelerate launch` (RANK of WORLD_SIZE, which can be set by hand too) or of `srun`. Raises UserError for
+    an array with gaps.
+    """
+    tasks = _division_of_array(environment)
+    if "WORLD_SIZE" in environment:
+        processes = Division(_number(environment, "RANK"), _number(environment, "WORLD_SIZE"))
+    elif "SLURM_STEP_NUM_TASKS" in environment:
+        # Only srun sets this one, while SLURM_NTASKS also stands in a batch script's own shell.
+        processes = Division(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS"))
+    else:
+        processes = Division(0, 1)
+    if not 0 <= processes.index < processes.count:
+        raise UserError(f"process {processes.index} of {processes.count} cannot be: see RANK and WORLD_SIZE")
+    return Division(tasks.index * processes.count + processes.index, tasks.count * processes.count)
+
+
+def _division_of_array(environment: Mapping[str, str]) -> Division:
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return Division(0, 1)
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT")
+    task, first, last, count = (_number(environment, name) for name in names)
+    step = (last - first) // (count - 1) if count > 1 else 1
+    if first + step * (count - 1) != last or (task - first) % step:
+        raise UserError(
+            f"a Slurm array of {count} tasks from {first} to {last} has gaps, so the assets cannot be divided by it:"
+            " submit the whole array again; what is rendered already is left alone"
+        )
+    return Division((task - first) // step, count)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        raise UserError(f"the environment variable {name} must be a number, found '{text}'")
+    return int(text)
