@@ -360,7 +360,7 @@ def child(assets: str, out: str, words: list[str], environment: dict, moment: in
 
 def start(assets: Path, out: Path, *words: str, environment: dict | None = None, moment: int = 0, moments=None):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_commands_render"])
+    context.set_forkserver_preload([__name__])
     arguments = (str(assets), str(out), list(words), environment or {}, moment, [] if moments is None else moments)
     process = context.Process(target=child, args=arguments)
     process.start()
