@@ -25,8 +25,9 @@ setup:
 train: setup
 	$(RUN) main.py train train_config/tiny_cpu.yaml $(ARGS)
 
+# Two processes: the launches mostly wait. A file stays in one process, for its fixtures; files go in the order of their names.
 test: setup
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a hub
 os.environ.setdefault("WANDB_MODE", "offline")
+# The tests run in two processes, and the models are tiny: a second thread would only wait for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
 
 from utils.config import load_config
 from utils.schemas import TrainConfig
@@ -72,4 +73,6 @@ def orbit_pixels():
 
 @pytest.fixture
 def random():
+    import torch
+
     return torch.Generator().manual_seed(0)

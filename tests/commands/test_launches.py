@@ -79,7 +79,11 @@ def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, 
     assert not list((two / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize(("engine", "precision"), [("DDP", "no"), ("ZeRO-2", "bf16"), ("ZeRO-3", "bf16")])
+# DDP keeps the files of one process, whose resume tests/commands/test_train.py holds bit by bit.
+PLAIN = pytest.param("DDP", "no", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("engine", "precision"), [PLAIN, ("ZeRO-2", "bf16"), ("ZeRO-3", "bf16")])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, engine_words, fast, tmp_path):
     """Four AdamW steps, and the last two again from the checkpoint between: weights, average, optimizer, logged numbers."""
     words = (
