@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import commands.train as loop
 from models.conditioning import Conditioning
 from models.objective import draw
+from training.state import make_optimizer
 from utils.config import load_config
 from utils.schemas import TrainConfig
 
@@ -29,7 +30,7 @@ def main() -> None:
 
     def prepare(unet, *arguments, **keywords):
         prepared["unet"] = copy.deepcopy(unet).train()
-        prepared["optimizer"] = loop.make_optimizer(list(prepared["unet"].parameters()), cfg.optim)
+        prepared["optimizer"] = make_optimizer(list(prepared["unet"].parameters()), cfg.optim)
         return original_prepare(unet, *arguments, **keywords)
 
     def bare_step(cfg) -> None:
@@ -46,15 +47,15 @@ def main() -> None:
         prepared["optimizer"].zero_grad()
         bare.append(time.perf_counter() - started)
 
-    def timed_next(batches, window):
+    def timed_next(batches):
         """Every step of the loop begins here: note the end of the last one, take a bare step, and start the clock again."""
         if marks:
             ours.append(time.perf_counter() - marks[-1])
-        if "orbit" not in prepared:
-            prepared["orbit"] = next(batches)
+        if "orbits" not in prepared:
+            prepared["orbits"] = next(batches)
         bare_step(cfg)
         marks.append(time.perf_counter())
-        return prepared["orbit"]
+        return prepared["orbits"], 0.0
 
     def encode(orbit, encoders, seed, noise, device):
         """The real draws, and latents without the VAE and CLIP."""

@@ -5,7 +5,7 @@ import os
 
 from dataset.records import Records
 from models.svd import choose_trainable, find_base, unet_skeleton
-from training.run import run_folder
+from training.run_folder import run_folder
 from utils.config import to_yaml
 from utils.schemas import TrainConfig
 

@@ -26,7 +26,7 @@ from evaluation.report import protocol_differences, write_report
 from models.sampling import sample_orbits
 from models.svd import Svd
 from training.checkpoint import checksums
-from training.run import gather_objects, launched_accelerator
+from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.config import read_json
 from utils.errors import UserError
@@ -55,8 +55,8 @@ def evaluate(cfg: EvaluateConfig) -> int:
     accelerator.wait_for_everyone()
     mine = [index for _, index in sorted(chosen.items())][accelerator.process_index :: accelerator.num_processes]
     todo = [index for index in mine if not measured(results_file(settings, records[index].id), metrics)]
-    hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
-    for index in tqdm(todo, unit="object", initial=len(mine) - len(todo), total=len(mine), disable=hide_bar):
+    hidden = hide_bar(accelerator)
+    for index in tqdm(todo, unit="object", initial=len(mine) - len(todo), total=len(mine), disable=hidden):
         evaluate_record(records[index], index, data, svd, accelerator.device, metrics, settings)
         tqdm.write(records[index].id, file=sys.stdout)
     accelerator.wait_for_everyone()

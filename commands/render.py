@@ -22,6 +22,7 @@ from rendering.queue.process import Stopped
 from rendering.queue.settings import check_settings
 from rendering.sheets import write_sheets
 from utils.schemas_render import RenderConfig
+from utils.signals import StopSignals
 
 
 def render(cfg: RenderConfig) -> int:
@@ -31,7 +32,8 @@ def render(cfg: RenderConfig) -> int:
     hdris = list_hdris(Path(render.hdris).expanduser()) if render.hdris else None
     source = open_assets(render)
     mine = division_of(os.environ).of(source.assets)
-    with Output(Path(render.out).expanduser().absolute()) as output, StopSignals() as stop:
+    signals = StopSignals(signal.SIGTERM, signal.SIGINT)
+    with Output(Path(render.out).expanduser().absolute()) as output, signals as stop:
         check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)
@@ -53,26 +55,6 @@ def render(cfg: RenderConfig) -> int:
         print_summary(output, mine, counts, time.monotonic() - started, complete)
         _, failed = output.finished()
         return int(bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine))
-
-
-class StopSignals:
-    """A context manager in which SIGTERM and Ctrl-C are noted, so that the renderers are ended before us."""
-
-    number: int | None = None
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number, frame):
-        self.number = number
-
-    def requested(self) -> bool:
-        return self.number is not None
 
 
 def follow(results: Iterator[tuple[Asset, str]], total: int, done: int) -> Counter:

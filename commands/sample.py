@@ -18,7 +18,7 @@ from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
 from models.svd import Svd
 from rendering.camera import orbit_cameras
-from training.run import launched_accelerator
+from training.launch import hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
@@ -54,8 +54,7 @@ def sample(cfg: SampleConfig) -> None:
     )
     todo = list(product(inputs, settings.seeds))[accelerator.process_index :: accelerator.num_processes]
     batches = [todo[at : at + settings.batch_size] for at in range(0, len(todo), settings.batch_size)]
-    hide_bar = not (accelerator.is_main_process and sys.stderr.isatty())
-    with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar) as bar:
+    with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar(accelerator)) as bar:
         for batch in batches:
             views = [prepare(item.path) for item, _ in batch]
             inputs_ = [view.to(accelerator.device) for view in views]

@@ -23,7 +23,11 @@ class Draws:
     cond_noise: Tensor  # B 3 H W
 
     def to(self, device: torch.device) -> "Draws":
-        return Draws(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """On a GPU the copies start from page-locked memory, so that nobody waits for them."""
+        drawn = {field.name: getattr(self, field.name) for field in fields(self)}
+        if device.type == "cuda":
+            drawn = {name: value.pin_memory() for name, value in drawn.items()}
+        return Draws(**{name: value.to(device, non_blocking=True) for name, value in drawn.items()})
 
 
 def draw(

@@ -1,44 +1,50 @@
 """Where a run's numbers and videos go: always metrics.jsonl, and wandb or TensorBoard beside it."""
 
 import json
-import math
+import os
 import secrets
 from pathlib import Path
 
-from utils.config import Section
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.schemas import RunSettings
 from utils.video import gif_bytes, read_mp4
 
 
 class Metrics:
-    """RUN/metrics.jsonl: one JSON object a line, each with its step. Cut back to `step` when opened, for a resumed run."""
+    """RUN/metrics.jsonl: one JSON object a line, each with its step.
 
-    def __init__(self, path: Path, step: int):
+    When it is opened, what a resumed run is to do again is cut off: the lines after `step`, and the `val/` lines of `step`
+    itself if it still `owes_validation`.
+    """
+
+    def __init__(self, path: Path, step: int, owes_validation: bool):
         self.path = path
-        kept = [line for line in self._lines() if self._step(line) <= step]
-        write_atomically(path, "".join(kept))
-
-    def _lines(self) -> list[str]:
-        return self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-
-    @staticmethod
-    def _step(line: str) -> float:
-        """Infinite for a line that was cut off."""
-        try:
-            return json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
-            return math.inf
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        write_atomically(path, "".join(line for line in lines if _is_kept(line, step, owes_validation)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def video(self, step: int, name: str, path: Path) -> None:
         """Videos are files under RUN/validation already."""
 
     def close(self, failed: bool) -> None:
         """Nothing is held open."""
+
+
+def _is_kept(line: str, step: int, owes_validation: bool) -> bool:
+    """Whether a resumed run keeps a line of metrics.jsonl. A line that was cut off is dropped."""
+    try:
+        values = json.loads(line)
+        kept = values["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False
+    again = owes_validation and values["step"] == step and any(name.startswith("val/") for name in values)
+    return kept and not again
 
 
 class TensorBoard:
@@ -65,7 +71,7 @@ class TensorBoard:
 
 
 class Wandb:
-    def __init__(self, folder: Path, step: int, cfg: Section):
+    def __init__(self, folder: Path, step: int, run: RunSettings, config: dict):
         import wandb
 
         id_file = folder / "wandb_id"
@@ -73,12 +79,12 @@ class Wandb:
             id_file.write_text(secrets.token_hex(4))
         try:
             self.run = wandb.init(
-                project=cfg.run.project,
-                name=cfg.run.name,
+                project=run.project,
+                name=run.name,
                 id=id_file.read_text(),
                 resume="allow",
                 dir=folder,
-                config=cfg.model_dump(mode="json"),
+                config=config,
             )
         except wandb.errors.Error as error:
             raise UserError(
@@ -102,14 +108,20 @@ class Wandb:
 
 
 class Trackers:
-    """All of a run's trackers as one; on ranks other than the first, none."""
+    """All of a run's trackers as one: a context manager. On ranks other than the first there are none.
 
-    def __init__(self, folder: Path, step: int, cfg: Section, is_main_process: bool):
-        self.trackers = [Metrics(folder / "metrics.jsonl", step)] if is_main_process else []
-        if is_main_process and cfg.run.tracker == "tensorboard":
+    A run that `owes_validation` of its `step` tells it to the trackers, who may have heard of it before the run was killed:
+    metrics.jsonl forgets that, TensorBoard and wandb show the step's point twice.
+    """
+
+    def __init__(
+        self, folder: Path, step: int, owes_validation: bool, run: RunSettings, config: dict, is_main_process: bool
+    ):
+        self.trackers = [Metrics(folder / "metrics.jsonl", step, owes_validation)] if is_main_process else []
+        if is_main_process and run.tracker == "tensorboard":
             self.trackers.append(TensorBoard(folder, step))
-        if is_main_process and cfg.run.tracker == "wandb":
-            self.trackers.append(Wandb(folder, step, cfg))
+        if is_main_process and run.tracker == "wandb":
+            self.trackers.append(Wandb(folder, step, run, config))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for tracker in self.trackers:

@@ -1,10 +1,11 @@
-"""Held-out orbits -> losses, metrics, videos and sheets: what training calls every N steps, with weights it does not own."""
+"""Held-out orbits -> losses, metrics, videos and sheets."""
 
 import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 
 from dataset.records import Records
@@ -14,15 +15,23 @@ from evaluation.metrics import orbit_metrics
 from models.objective import denoising_loss
 from models.sampling import sample_orbits
 from models.svd import Svd
-from training.checkpoint import Training
+from training.launch import gather_objects
 from training.masters import lend_unet
-from utils.config import Section
-from utils.files import file_name
+from training.schedule import due
+from training.state import TrainState
+from training.trackers import Trackers
+from utils.config import read_json
+from utils.errors import UserError
+from utils.files import file_name, write_atomically
 from utils.randomness import generator
+from utils.schemas import DataSettings, ValidationSettings
 
 # Fixed, as the noise that follows from SEED: the validation loss compares between steps and between runs.
 LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)
 SEED = 0
+DONE = "metrics.json"  # written last: it says that a validation is done
+
+log = logging.getLogger("svd_mv")
 
 
 @torch.no_grad()
@@ -35,34 +44,75 @@ def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
     return {"loss": sum(losses.values()) / len(losses)} | losses
 
 
-def validate_orbits(
-    cfg: Section, records: Records, svd: Svd, training: Training, folder: Path
-) -> tuple[dict[str, float], dict[str, Path]]:
-    """Means over the held-out records, and the videos by name. Collective: each rank does its share of the records.
+@dataclass(frozen=True)
+class Validation:
+    """What training calls every N steps, with weights that it does not own."""
 
-    The losses of the weights as they are and of their average; everything else is the average's.
-    """
-    validation, accelerator = cfg.validation, training.accelerator
-    folder.mkdir(parents=True, exist_ok=True)
-    mine = range(accelerator.process_index, min(validation.num_records, len(records)), accelerator.num_processes)
-    orbits = []
-    for index in mine:
-        record = records[index]
-        orbit, random = load_orbit(record, cfg.data, 0, WHITE, index), generator(SEED, index, "validation")
-        name = f"{index:03d}_{file_name(record.id)}"
-        orbits.append(encode_held_out(orbit, name, random, validation, svd.encoders, accelerator.device))
-    unet = lend_unet(training.unet, accelerator)
-    rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
-    del unet
-    with training.ema.in_place_of_masters():
-        unet = lend_unet(training.unet, accelerator)
-        for orbit, row in zip(orbits, rows):
-            views = sample_orbits(unet, svd.encoders, svd.sigma_range, orbit.cond, orbit.noise, validation)[0]
-            row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
-            write_orbit(folder, orbit, views)
-    rows = sorted(gather_object(rows), key=lambda row: row["name"])
-    means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "name"}
-    if accelerator.is_main_process:
-        report = {"mean": means, "records": rows, "settings": validation.model_dump()}
-        (folder / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
-    return means, {row["name"]: folder / f"{row['name']}.mp4" for row in rows}
+    folder: Path  # of the run
+    records: Records  # held out
+    data: DataSettings
+    settings: ValidationSettings
+    svd: Svd
+    trackers: Trackers
+
+    def run(self, step: int, state: TrainState) -> None:
+        """Measure, write videos and sheets, tell the trackers, and note that it is done. Collective.
+
+        The note comes last: a run that is killed before it validates this step again.
+        """
+        folder = validation_folder(self.folder, step)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = sorted(gather_objects(self.validate_orbits(folder, state)), key=lambda row: row["name"])
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "name"}
+        self.trackers.scalars(step, {f"val/{name}": value for name, value in means.items()})
+        for row in rows:
+            self.trackers.video(step, f"val/{row['name']}", folder / f"{row['name']}.mp4")
+        shown = ("loss", "psnr_novel", "input_repeated_psnr_novel")
+        log.info(f"step {step}: " + " ".join(f"val/{name} {means[name]:.4g}" for name in shown))
+        if state.accelerator.is_main_process:
+            report = {"mean": means, "records": rows, "settings": self.settings.model_dump()}
+            write_atomically(folder / DONE, json.dumps(report, indent=1) + "\n")
+
+    def validate_orbits(self, folder: Path, state: TrainState) -> list[dict]:
+        """A row of numbers for each held-out record of this rank's share, whose videos go to `folder`. Collective.
+
+        The losses are those of the weights as they are and of their average; everything else is the average's.
+        """
+        accelerator = state.accelerator
+        count = min(self.settings.num_records, len(self.records))
+        orbits = []
+        for index in range(accelerator.process_index, count, accelerator.num_processes):
+            record = self.records[index]
+            orbit = load_orbit(record, self.data, 0, WHITE, index)
+            random = generator(SEED, index, "validation")
+            name = f"{index:03d}_{file_name(record.id)}"
+            orbits.append(encode_held_out(orbit, name, random, self.settings, self.svd.encoders, accelerator.device))
+        unet = lend_unet(state.unet, accelerator)
+        rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
+        del unet
+        with state.ema.in_place_of_masters():
+            unet = lend_unet(state.unet, accelerator)
+            for orbit, row in zip(orbits, rows):
+                views = sample_orbits(
+                    unet, self.svd.encoders, self.svd.sigma_range, orbit.cond, orbit.noise, self.settings
+                )[0]
+                row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
+                write_orbit(folder, orbit, views)
+        return rows
+
+
+def validation_due(step: int, every_steps: int, max_steps: int) -> bool:
+    return every_steps > 0 and (due(step, every_steps) or step == max_steps)
+
+
+def validation_folder(run_folder: Path, step: int) -> Path:
+    return run_folder / "validation" / f"step_{step:07d}"
+
+
+def validation_done(folder: Path) -> bool:
+    """Whether a validation came to its end; what cannot be read says nothing of the kind."""
+    try:
+        read_json(folder / DONE, "mean", "records")
+    except UserError:
+        return False
+    return True

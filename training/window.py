@@ -1,38 +1,24 @@
 """What happened since the last line of metrics: summed up exactly, so that a resumed run logs the uninterrupted run's numbers."""
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
+
+from training.launch import Accelerator, gather_objects
 
 _THIRD = 0.4307273  # a standard normal is below -_THIRD, between, and above _THIRD with probability 1/3 each
 
 
 @dataclass
 class Window:
-    """Samples as (loss, ln sigma in standard deviations from P_mean) and gradient norms; this rank's."""
+    """This rank's samples as (loss, ln sigma in standard deviations from P_mean), gradient norms and times, as numbers."""
 
     samples: list[tuple[float, float]] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
-    wait_seconds: float = 0.0  # of them, waiting for data
+    wait_seconds: float = 0.0  # waiting for data; part of `seconds`
     seconds: float = 0.0  # in steps: neither saving nor validating
-
-    def add(self, losses: Tensor, sigma: Tensor, P_mean: float, P_std: float) -> None:
-        self.samples += zip(losses.tolist(), ((sigma.log() - P_mean) / P_std).tolist())
-
-    def end_step(self, grad_norm: float, seconds: float) -> None:
-        self.grad_norms.append(grad_norm)
-        self.seconds += seconds
-
-    def clear(self) -> None:
-        self.__init__()
-
-    def gathered(self, accelerator: Accelerator) -> "Window":
-        """The samples of all ranks, the rest of this one. Collective."""
-        return replace(self, samples=gather_object(self.samples))
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -56,6 +42,39 @@ class Window:
         steps = len(self.grad_norms)
         speed = {"orbits_per_s": len(self.samples) / self.seconds, "data_wait_s": self.wait_seconds / steps}
         return means | {"grad_norm": math.fsum(self.grad_norms) / steps} | speed
+
+
+class Meter:
+    """Fills this rank's window. Losses and norms stay on the device until somebody reads them, so that no step waits for it."""
+
+    def __init__(self, window: Window, P_mean: float, P_std: float):
+        """Begin with `window`: what a resumed run had not logged yet."""
+        self.window = window
+        self.P_mean = P_mean
+        self.P_std = P_std
+        self._samples: list[Tensor] = []  # 2 B each: losses, and where their sigmas lie
+        self._grad_norms: list[Tensor] = []
+
+    def add(self, losses: Tensor, sigma: Tensor) -> None:
+        self._samples.append(torch.stack([losses.detach(), (sigma.log() - self.P_mean) / self.P_std]))
+
+    def end_step(self, grad_norm: Tensor, seconds: float, wait_seconds: float) -> None:
+        self._grad_norms.append(grad_norm)
+        self.window.seconds += seconds
+        self.window.wait_seconds += wait_seconds
+
+    def gathered(self, accelerator: Accelerator) -> Window:
+        """The window with the samples of all ranks, and the norms and times of this one. Collective; waits for the device."""
+        window = self.window
+        if self._samples:
+            window.samples += zip(*torch.cat(self._samples, dim=1).tolist())
+            window.grad_norms += torch.stack(self._grad_norms).tolist()
+        self._samples = []
+        self._grad_norms = []
+        return Window(gather_objects(window.samples), window.grad_norms, window.wait_seconds, window.seconds)
+
+    def clear(self) -> None:
+        self.window = Window()
 
 
 def peak_memory_gib(device: torch.device) -> float:

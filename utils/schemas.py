@@ -83,7 +83,7 @@ class NoiseSettings(Section):
 
 
 class OptimSettings(Section):
-    name: Literal["adamw", "sgd"] = key("adamw", "the optimizer")
+    name: Literal["adamw", "sgd"] = key("adamw", "the optimizer; sgd is for tests")
     learning_rate: float = key(1e-5, "learning rate after the warm-up", gt=0)
     schedule: Literal["constant", "cosine", "linear"] = key(
         "constant", "of the learning rate after the warm-up; cosine and linear end at 0"

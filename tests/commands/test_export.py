@@ -16,7 +16,7 @@ from models.edm import denoise
 from models.sampling import sample_orbits
 from models.svd import Base, Svd, find_base, load_svd, load_unet, save_unet
 from training.checkpoint import load_unet_weights
-from training.run import launched_accelerator
+from training.launch import launched_accelerator
 from training.saved_model import find_saved_model, load_saved_model
 from utils.schemas import SamplingSettings, SourceSettings
 from utils.video import to_uint8

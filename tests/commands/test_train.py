@@ -1,6 +1,7 @@
 """The laws of the loop, on one process: `train` itself is called, with the tiny model and the dummy dataset."""
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -22,8 +23,10 @@ from dataset.views import OrbitBatch
 from models.objective import draw
 from tests.helpers.launch import ENVIRONMENT
 from tests.helpers.runs import metrics, update_error, weights
-from training.checkpoint import changed_keys, checkpoints, checksums, read_meta, verify
-from training.run import StopRequests
+from training.checkpoint import checkpoints, checksums, read_meta, verify
+from training.resume import changed_keys
+from training.stop import StopRequests
+from training.validation import validation_done
 from utils.config import to_json
 from utils.errors import UserError
 from utils.files import unfinished_path
@@ -439,3 +442,45 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=2 --kill-on-bad-exit=1\n"
     meta = read_meta(checkpoints(tmp_path / "r")[-1])
     assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
+
+
+def train_killed_at_a_val_row(cfg) -> None:
+    """In a process of its own: it dies in the first `Trackers.scalars` of a validation, before or after the row is written."""
+    from training.trackers import Trackers
+
+    original = Trackers.scalars
+
+    def killed(self, step, values):
+        is_val = any(name.startswith("val/") for name in values)
+        if not is_val or os.environ["KILLED"] == "after":
+            original(self, step, values)
+        if is_val:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trackers.scalars = killed
+    train(cfg)
+
+
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_a_run_killed_as_a_validation_is_told_tells_it_once(killed, tiny_config, tmp_path, monkeypatch):
+    words = ("run.name=r", "data.num_frames=7", "train.max_steps=2", "train.save_every_steps=1", "train.batch_size=1")
+    short = ("validation.every_steps=1", "validation.num_inference_steps=2", "validation.num_records=1")
+    cfg = tiny_config(*words, *short)
+    monkeypatch.setenv("KILLED", killed)
+    process = multiprocessing.get_context("spawn").Process(target=train_killed_at_a_val_row, args=(cfg,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "r/validation/step_0000001/metrics.json").exists()
+    train(cfg)
+    lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "val/loss" in line) for line in lines] == [(1, False), (1, True), (2, False), (2, True)]
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"mean": {"loss": 1', b"[]", b"\xff\xfe", b"{}"])
+def test_a_validation_whose_note_is_torn_is_not_done(content, tmp_path):
+    if content is not None:
+        (tmp_path / "metrics.json").write_bytes(content)
+    assert not validation_done(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"mean": {}, "records": []}')
+    assert validation_done(tmp_path)

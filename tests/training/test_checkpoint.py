@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-import training.checkpoint
-from training.checkpoint import META, check_engine, checkpoints, find_checkpoint, prune
+import training.resume
+from training.checkpoint import META, checkpoints, prune
+from training.resume import check_engine, find_checkpoint
 from utils.errors import UserError
 from utils.files import unfinished_path
 from utils.schemas import TrainSettings
@@ -37,10 +38,10 @@ def test_prune_keeps_the_newest_and_the_multiples_and_clears_what_is_unfinished(
 
 def test_a_folder_without_meta_is_no_checkpoint(run, tiny_config):
     (run / "checkpoints/step_0000700" / META).unlink()
-    assert find_checkpoint(run, tiny_config()).name == "step_0000600"
-    assert find_checkpoint(run / "nowhere", tiny_config()) is None
+    assert find_checkpoint(run, tiny_config().run).name == "step_0000600"
+    assert find_checkpoint(run / "nowhere", tiny_config().run) is None
     with pytest.raises(UserError, match="no checkpoint"):
-        find_checkpoint(run / "nowhere", tiny_config("run.resume=must"))
+        find_checkpoint(run / "nowhere", tiny_config("run.resume=must").run)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_another_engine_is_refused_with_the_way_to_warm_start(saved, fits, tmp_p
 
 
 def test_another_number_of_zero_processes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.checkpoint, "engine", lambda _: {"type": "ZeRO-2", "num_processes": 4})
+    monkeypatch.setattr(training.resume, "engine", lambda _: {"type": "ZeRO-2", "num_processes": 4})
     check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 4}, None)
     with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2, this is 4"):
         check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 2}, None)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from training.trackers import Metrics, Trackers
+from utils.config import to_json
 from utils.errors import UserError
 from utils.video import write_mp4
 
@@ -50,14 +51,14 @@ def test_wandb_keeps_every_scalar_and_video_at_its_step_and_a_resumed_run_is_the
     monkeypatch.setenv("WANDB_SILENT", "true")
     cfg = tiny_config("run.name=w", "run.tracker=wandb", "run.project=orbits")
     write_mp4(tmp_path / "a.mp4", np.zeros((3, 16, 16, 3), np.uint8))
-    with Trackers(tmp_path, 0, cfg, is_main_process=True) as trackers:
+    with Trackers(tmp_path, 0, False, cfg.run, to_json(cfg), is_main_process=True) as trackers:
         trackers.scalars(1, {"train/loss": 0.5})
         trackers.scalars(2, {"train/loss": 0.25})
         trackers.scalars(2, {"val/psnr_novel": 12.0})  # the same step again, and an earlier one: nothing is dropped
         trackers.video(1, "val/chair", tmp_path / "a.mp4")
     run_id = (tmp_path / "wandb_id").read_text()
     time.sleep(1.1)  # wandb names a session's folder by the second
-    with Trackers(tmp_path, 2, cfg, is_main_process=True) as trackers:
+    with Trackers(tmp_path, 2, False, cfg.run, to_json(cfg), is_main_process=True) as trackers:
         trackers.scalars(3, {"train/loss": 0.125})
     assert (tmp_path / "wandb_id").read_text() == run_id
     rows = history(tmp_path)
@@ -94,5 +95,15 @@ def test_a_missing_login_fails_before_the_model_is_loaded_and_names_three_ways_o
 def test_metrics_are_cut_back_to_the_step_and_a_torn_line_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3}\nnot json\n{"step": 2, "b')
-    Metrics(path, 2).scalars(3, {"a": 0.1})
+    Metrics(path, 2, owes_validation=False).scalars(3, {"a": 0.1})
     assert path.read_text() == '{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3, "a": 0.1}\n'
+
+
+def test_the_val_lines_of_a_step_are_cut_where_its_validation_is_owed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "val/loss": 1}\n', '{"step": 2, "train/loss": 1}\n', '{"step": 2, "val/loss": 1}\n']
+    path.write_text("".join(lines))
+    Metrics(path, 2, owes_validation=False)
+    assert path.read_text() == "".join(lines)
+    Metrics(path, 2, owes_validation=True)
+    assert path.read_text() == "".join(lines[:2])

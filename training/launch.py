@@ -1,0 +1,97 @@
+"""The Accelerator of whatever launcher started us, and how its ranks agree. The other rooms take both from here."""
+
+import os
+import sys
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
+from torch import Tensor
+
+from training.masters import is_deepspeed
+from utils.errors import UserError
+from utils.schemas import OptimSettings, TrainSettings
+
+# How long ranks wait for the first one to download a base or to save.
+PATIENCE = timedelta(hours=2)
+
+
+def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
+    """Return the Accelerator to train with. The YAML's batch size, accumulation and clip value rule, not the launch file's."""
+    accelerator = launched_accelerator(gradient_accumulation_steps=train.grad_accum_steps)
+    if is_deepspeed(accelerator):
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["gradient_clipping"] = optim.max_grad_norm
+        settings["gradient_accumulation_steps"] = train.grad_accum_steps
+        settings["train_micro_batch_size_per_gpu"] = train.batch_size
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
+        settings["zero_force_ds_cpu_optimizer"] = False
+    return accelerator
+
+
+def launched_accelerator(**settings) -> Accelerator:
+    """Return the Accelerator of the launcher that started us, on the CPU where there is no GPU.
+
+    Raises UserError where several processes would not synchronise, and for fp16.
+    """
+    on_cpu = not torch.cuda.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+    backend = {"backend": "gloo"} if on_cpu and deepspeed else {}
+    accelerator = Accelerator(
+        cpu=on_cpu and not deepspeed,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE, **backend)],
+        **settings,
+    )
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise UserError(
+            f"mixed_precision {accelerator.mixed_precision} of the launch file is not supported: use bf16 or no"
+        )
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and accelerator.distributed_type == DistributedType.NO:
+        raise UserError(
+            "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
+        )
+    if is_deepspeed(accelerator):
+        # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
+        accelerator.state.deepspeed_plugin.dschf = None
+    return accelerator
+
+
+def engine(accelerator: Accelerator) -> dict:
+    """How the optimizer's state is cut: one process and DDP keep the same whole state, ZeRO a part per process."""
+    stage = accelerator.state.deepspeed_plugin.zero_stage if is_deepspeed(accelerator) else None
+    return {"type": "plain" if stage is None else f"ZeRO-{stage}", "num_processes": accelerator.num_processes}
+
+
+def describe_launch(accelerator: Accelerator) -> str:
+    """One line of the log. `accelerate launch` with MULTI_CPU starts one process, whatever it was asked for: here it shows."""
+    count = accelerator.num_processes
+    name = engine(accelerator)["type"] if is_deepspeed(accelerator) else "DDP" if count > 1 else "no engine"
+    processes = "1 process trains" if count == 1 else f"{count} processes train"
+    return f"{processes}, under {name}, on {accelerator.device.type}, mixed precision {accelerator.mixed_precision}"
+
+
+def any_rank(accelerator: Accelerator, *flags: bool | Tensor) -> list[bool]:
+    """For each flag, whether it is true on any rank: one small all-reduce and one wait for the device, so that all decide alike.
+
+    A flag may be a tensor on the device, which nobody has to wait for before.
+    """
+    device = accelerator.device
+    counts = [
+        flag.float() if isinstance(flag, Tensor) else torch.full((), float(flag), device=device) for flag in flags
+    ]
+    together = torch.stack(counts)
+    if accelerator.num_processes > 1:
+        together = accelerator.reduce(together, reduction="sum")
+    return [count > 0 for count in together.tolist()]
+
+
+def gather_objects(items: list) -> list:
+    """Return the items of all ranks in the order of the ranks, on every rank. Collective."""
+    return gather_object(items)
+
+
+def hide_bar(accelerator: Accelerator) -> bool:
+    """Whether a progress bar would disturb: on all ranks but the first, and where nobody looks at a terminal."""
+    return not (accelerator.is_main_process and sys.stderr.isatty())

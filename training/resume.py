@@ -1,0 +1,128 @@
+"""Where a run goes on: from its newest checkpoint or from step 0, once it is sure that the two fit."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.checkpoint import checkpoints, load_checkpoint, read_meta, verify
+from training.launch import Accelerator, any_rank, engine
+from training.run_folder import write_config
+from training.state import TrainState, set_hyperparameters
+from training.validation import validation_done, validation_due, validation_folder
+from training.window import Window
+from utils.config import Section, to_json
+from utils.errors import UserError
+from utils.files import remove_unfinished
+from utils.schemas import OptimSettings, RunSettings, TrainConfig
+
+log = logging.getLogger("svd_mv")
+FIXED_KEYS = ("optim.name", "model.train", "model.added_time_ids")  # the optimizer's state would not fit
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on, the same on every rank but for the window."""
+
+    checkpoint: Path | None  # None: from the base's weights
+    step: int  # steps done
+    samples: int  # samples seen
+    window: Window  # what was not logged yet, of all ranks: on the first one
+    owes_validation: bool  # the checkpoint was saved, and the run ended before its validation was done
+
+    def finished(self, max_steps: int) -> bool:
+        return self.step >= max_steps and not self.owes_validation
+
+
+def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
+    """Find where the run in `folder` goes on, and take back what it did beyond that. Collective.
+
+    A finished run is left as it is. Raises UserError if there is no going on from its newest checkpoint: the config or the
+    launch do not fit it, it is damaged, or `run.resume` says otherwise.
+    """
+    main = accelerator.is_main_process
+    if main:
+        remove_unfinished(folder / "checkpoints")
+    accelerator.wait_for_everyone()
+    checkpoint = find_checkpoint(folder, cfg.run)
+    step, samples, window = 0, 0, Window()
+    if checkpoint is not None:
+        meta = read_meta(checkpoint)
+        step, samples = meta["step"], meta["samples"]
+        changed = changed_keys(meta["config"], cfg)
+        check_engine(checkpoint, meta["engine"], accelerator)
+        if changed:
+            log.info(f"changed since {checkpoint}: {', '.join(changed)}")
+        if main:
+            window = Window.from_json(meta["window"])
+    due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
+    [owes_validation] = any_rank(accelerator, due and main and not validation_done(validation_folder(folder, step)))
+    resume = Resume(checkpoint, step, samples, window, owes_validation)
+    if main and not resume.finished(cfg.train.max_steps):
+        if checkpoint is not None:
+            verify(checkpoint, meta["files"])
+        _remove_later_validations(folder, step)
+        write_config(cfg, folder)
+    accelerator.wait_for_everyone()
+    return resume
+
+
+def find_checkpoint(folder: Path, run: RunSettings) -> Path | None:
+    """Return the checkpoint to go on from, or None to start anew, as `run.resume` says. Raises UserError if they do not fit."""
+    found = checkpoints(folder)
+    if run.resume == "never" and found:
+        raise UserError(f"run.resume=never, but {found[-1]} exists: choose another run.name, or remove it")
+    if run.resume == "must" and not found:
+        raise UserError(f"run.resume=must, but there is no checkpoint in {folder}/checkpoints")
+    return found[-1] if found else None
+
+
+def changed_keys(saved: dict, cfg: Section) -> list[str]:
+    """Return the keys whose value differs from the saved config's.
+
+    Raises UserError for those that must not differ, or that nobody allowed to.
+    """
+    changed = [
+        f"{section}.{key}"
+        for section, keys in to_json(cfg).items()
+        for key, value in keys.items()
+        if (section != "run" or key == "seed") and saved.get(section, {}).get(key) != value
+    ]
+    fixed = [key for key in changed if key in FIXED_KEYS]
+    if fixed:
+        raise UserError(
+            f"the checkpoint's optimizer state does not fit other values of {', '.join(fixed)}:"
+            " start a new run.name from its weights, with model.base=CHECKPOINT"
+        )
+    guarded = [key for key in changed if key.split(".")[0] in ("model", "noise", "run")]
+    refused = [key for key in guarded if key not in cfg.run.allow_changed]
+    if refused:
+        raise UserError(
+            f"the checkpoint was trained with other values of {', '.join(refused)}:"
+            " start a new run.name, or name these keys in run.allow_changed"
+        )
+    return changed
+
+
+def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> None:
+    """Refuse an optimizer state of another engine, or of another number of ZeRO processes, before anything is loaded."""
+    now = engine(accelerator)
+    if saved["type"] != now["type"] or (now["type"] != "plain" and saved["num_processes"] != now["num_processes"]):
+        raise UserError(
+            f"{checkpoint} was saved by {saved['num_processes']} process(es) under {saved['type']}, this is"
+            f" {now['num_processes']} under {now['type']}: launch it as before, or start a new run.name from its weights"
+            f" with model.base={checkpoint}"
+        )
+
+
+def _remove_later_validations(folder: Path, step: int) -> None:
+    for path in (folder / "validation").glob("step_*"):
+        if path.name > validation_folder(folder, step).name:
+            shutil.rmtree(path)
+
+
+def restore(state: TrainState, checkpoint: Path, optim: OptimSettings) -> None:
+    """Load the checkpoint's optimizer state and average, and give the optimizer the YAML's settings. Raises UserError."""
+    load_checkpoint(checkpoint, state)
+    set_hyperparameters(state, optim)
+    log.info(f"resumed from {checkpoint}")

@@ -1,0 +1,82 @@
+"""The run folder, RUN = run.dir/run.name: opened, seen by all machines, with its log and its config."""
+
+import io
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from training.launch import any_rank, describe_launch
+from utils.config import Section, to_yaml
+from utils.errors import UserError
+from utils.files import write_atomically
+from utils.schemas import RunSettings
+
+log = logging.getLogger("svd_mv")
+
+
+def run_folder(run: RunSettings) -> Path:
+    return Path(run.dir, run.name)
+
+
+def open_run(run: RunSettings, accelerator: Accelerator) -> Path:
+    """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written, or is not shared."""
+    folder = run_folder(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            (folder / "STOP").unlink(missing_ok=True)
+            _log_to(folder / "run.log")
+        _check_shared(folder, accelerator)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
+    log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+    log.info(describe_launch(accelerator))
+    return folder
+
+
+def _check_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Every rank must see what the first one writes: the checkpoints of several machines are one folder."""
+    if accelerator.num_processes == 1:
+        return
+    name = broadcast_object_list([f".shared_{os.getpid()}_{time.time_ns()}"])[0]
+    if accelerator.is_main_process:
+        (folder / name).touch()
+    accelerator.wait_for_everyone()
+    [unseen] = any_rank(accelerator, not (folder / name).exists())
+    if accelerator.is_main_process:
+        (folder / name).unlink()
+    if unseen:
+        raise UserError(f"{folder} is not the same folder on all machines: run.dir must be on a shared file system")
+
+
+def write_config(cfg: Section, folder: Path) -> None:
+    """Write RUN/config.yaml, the resolved config."""
+    text = io.StringIO()
+    to_yaml(cfg, text)
+    try:
+        write_atomically(folder / "config.yaml", text.getvalue())
+    except OSError as error:
+        raise UserError(f"{folder / 'config.yaml'}: cannot be written: {error.strerror}") from None
+
+
+class _Console(logging.Handler):
+    """Writes lines to stdout, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def _log_to(path: Path) -> None:
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    for handler in (_Console(), logging.FileHandler(path)):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+    log.propagate = False

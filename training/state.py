@@ -1,0 +1,82 @@
+"""What is trained: the UNet, its optimizer and its average, as the engine of the launch has wrapped them."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from models.svd import compile_blocks
+from training.ema import Ema
+from training.masters import is_deepspeed, master_parts, restore_masters
+from utils.schemas import ModelSettings, OptimSettings
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What is trained, and what of it a checkpoint keeps."""
+
+    accelerator: Accelerator
+    unet: nn.Module  # inside `model`
+    model: nn.Module  # as prepared: the one to call
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    frozen: dict[str, Tensor]  # the UNet's untrained weights, fp32
+    added_time_ids: tuple[str, ...]  # the ids that the UNet embeds, in their order
+
+    def clip(self, max_grad_norm: float) -> Tensor:
+        """Clip the gradient of all ranks, and return the norm it had. DeepSpeed has clipped in backward: it only says the norm."""
+        if is_deepspeed(self.accelerator):
+            norm = self.model.get_global_grad_norm()
+            return norm if isinstance(norm, Tensor) else torch.tensor(norm, dtype=torch.float64)
+        return self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+
+
+def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, accelerator: Accelerator) -> TrainState:
+    """Wrap the UNet and a fresh optimizer for the engine. The masters are the UNet's fp32 weights, under every engine."""
+    if model.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if model.compile:
+        compile_blocks(unet)
+    # On a CPU these are the weights themselves, on a GPU a copy.
+    fp32 = {name: weight.detach().cpu() for name, weight in unet.named_parameters()}
+    frozen = {name: fp32[name] for name, weight in unet.named_parameters() if not weight.requires_grad}
+    deepspeed = is_deepspeed(accelerator)
+    trained = {name: fp32[name].clone() for name in fp32.keys() - frozen.keys()} if deepspeed else {}
+    del fp32
+    optimizer = make_optimizer([weight for weight in unet.parameters() if weight.requires_grad], optim)
+    wrapped, optimizer = accelerator.prepare(unet.train(), optimizer)
+    if deepspeed:
+        _check_settings_in_force(wrapped, accelerator)
+        restore_masters(unet, trained, accelerator)
+    ema = Ema(master_parts(unet, optimizer))
+    return TrainState(accelerator, unet, wrapped, optimizer, ema, frozen, model.added_time_ids)
+
+
+def _check_settings_in_force(engine: nn.Module, accelerator: Accelerator) -> None:
+    asked = accelerator.state.deepspeed_plugin.deepspeed_config
+    for name, value in {
+        "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu(),
+        "gradient_accumulation_steps": engine.gradient_accumulation_steps(),
+        "gradient_clipping": engine.gradient_clipping(),
+    }.items():
+        assert value == asked[name], (name, value, asked[name])
+
+
+def make_optimizer(parameters: list[nn.Parameter], optim: OptimSettings) -> torch.optim.Optimizer:
+    if optim.name == "sgd":
+        return torch.optim.SGD(parameters, **hyperparameters(optim))
+    return torch.optim.AdamW(parameters, **hyperparameters(optim))
+
+
+def hyperparameters(optim: OptimSettings) -> dict:
+    common = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, "fused": True}
+    return common | ({"betas": optim.betas} if optim.name == "adamw" else {})
+
+
+def set_hyperparameters(state: TrainState, optim: OptimSettings) -> None:
+    """Give a resumed optimizer the YAML's values in place of the checkpoint's."""
+    for group in state.optimizer.param_groups:
+        group.update(hyperparameters(optim))
+    if is_deepspeed(state.accelerator):
+        state.optimizer.optimizer.clip_grad = optim.max_grad_norm
