@@ -22,9 +22,8 @@ from rendering.light import environment_for, object_seed
 from rendering.queue.assets import Asset, AssetFolder
 from rendering.queue.objaverse import ObjaverseList
 from rendering.queue.output import CAMERAS, INDEX, Output
-from rendering.queue.process import Limits, Stopped, run_job
+from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
-from rendering.safety.asset import check_asset
 from rendering.sheets import strip
 from utils.errors import UserError
 from utils.schemas_render import RenderConfig, RenderSettings
@@ -113,11 +112,11 @@ def draw_orbit(asset: Asset, folder: Path, setup: Setup, stopped: Callable[[], b
     elevation_deg = elevation_of(seed, render)
     names = [f"{view:03d}.{render.format}" for view in range(render.num_views)]
     cameras = orbit_cameras(names, elevation_deg, render.size_px)
+    limits = Limits(render.time_limit_s, render.memory_limit_gib)
     with setup.source.fetched(asset, setup.output.alone(INDEX)) as fetched:
-        check_asset(fetched.path, int(render.max_asset_mib * 2**20))
+        check_in_process(fetched.path, folder, int(render.max_asset_mib * 2**20), limits, stopped)
         np.save(folder / "environment.npy", environment_for(seed, setup.hdris))
         job = job_for(fetched.path, folder, cameras, render)
-        limits = Limits(render.time_limit_s, render.memory_limit_gib)
         views = run_job(setup.command, job, limits, worker_environment(render), stopped)
     if reason := why_rejected(views, elevation_deg, setup.cfg.filter):
         if render.sheet_rows:

@@ -24,6 +24,7 @@ from utils.errors import UserError
 POLL_S, MEMORY_POLL_S = 0.05, 0.25
 MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_CHECK = Path(__file__).parents[1] / "safety/worker.py"
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,47 @@ def run_job(
     folder = Path(job.views).parent
     Path(job.views).mkdir()
     write_job(job, folder / "job.json")
-    code = _run([*command, str(folder / "job.json")], folder / "log", limits, environment, stopped)
+    run_worker([*command, str(folder / "job.json")], folder, limits, environment, stopped)
+    return _read_views(job, folder)
+
+
+def check_in_process(
+    asset: Path, folder: Path, max_bytes: int, limits: Limits, stopped: Callable[[], bool] = lambda: False
+) -> None:
+    """Check one asset in a process of its own, under the same limits as a renderer's, with `folder` for its files.
+
+    Raises what run_job does: whatever the check itself raises, however long it takes, is a Failure of this asset.
+    """
+    job, result = folder / "check.json", folder / "checked.json"
+    job.write_text(json.dumps({"asset": str(asset.absolute()), "max_bytes": max_bytes, "result": str(result)}))
+    run_worker([sys.executable, str(_CHECK), str(job)], folder, limits, None, stopped, what="its check")
+    failure = _read_result(result, "failure", folder)
+    if failure is not None:
+        raise Failure(*failure)
+
+
+def run_worker(
+    command: list[str],
+    folder: Path,
+    limits: Limits,
+    environment: Mapping[str, str] | None,
+    stopped: Callable[[], bool],
+    what: str = "the renderer",
+) -> None:
+    """Run a worker till it has ended well, with its log in `folder`. Raises what run_job does."""
+    code = _run(command, folder / "log", limits, environment, stopped)
     if code:
         tail = _tail(folder)
         if code == MACHINE_EXIT_CODE:
-            raise UserError(f"the renderer cannot run here: {tail or 'it gives no reason'}")
+            raise UserError(f"{what} cannot run here: {tail or 'it gives no reason'}")
         raise _crashed(folder, f"{_exit_name(code)}: {tail or 'no message'}")
-    return _read_views(job, folder)
+
+
+def _read_result(path: Path, key: str, folder: Path):
+    try:
+        return json.loads(path.read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}") from None
 
 
 def _run(
@@ -133,11 +168,7 @@ def _tail(folder: Path) -> str:
 
 
 def _read_views(job: Job, folder: Path) -> np.ndarray:
-    result = Path(job.views, "result.json")
-    try:
-        refused = json.loads(result.read_text())["refused"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}") from None
+    refused = _read_result(Path(job.views, "result.json"), "refused", folder)
     if refused is not None:
         raise Failure("refused", str(refused)[:300])
     views = np.empty((len(job.camera_to_world), job.size_px, job.size_px, 4), np.uint8)

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from rendering.failure import Failure
 
+MAX_COMPANIONS = 4096  # files that one asset may name
 _SHOWN = 80  # characters of a name, in a reason
 # A line may go on after a backslash. Blender takes control characters and backslashes before a word for blanks.
 _CONTINUED = re.compile(rb"\\\r?\n")
@@ -64,8 +65,10 @@ def obj_libraries(path: Path) -> list[Path]:
     NAME.mtl beside NAME.obj is one too: Blender reads it although nothing names it. A line that is the name of no one
     file names several. Raises Failure if one is outside the folder, or missing.
     """
-    found = []
-    for name in _library_names(path):
+    found, names = [], _library_names(path)
+    if sum(1 + len(name.split()) for name in names) > MAX_COMPANIONS:
+        raise unreadable(f"names more .mtl files than {MAX_COMPANIONS:,}")
+    for name in names:
         try:
             found.append(companion(path.parent, name))
         except Failure:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rendering.safety.companions import is_data, resolve_uri, unreadable
+from rendering.safety.companions import MAX_COMPANIONS, is_data, resolve_uri, unreadable
 from rendering.safety.textures import check_texture
 
 # What compression may expand to, and accessors without bytes of their own (all zeros, or sparse).
@@ -75,6 +75,8 @@ def _check(folder: Path, text: bytes, binary: _Buffer | None) -> list[Path]:
         expands += sum(_check_accessor(index, item, views) for index, item in enumerate(gltf.get("accessors", [])))
         if expands > MAX_UNBACKED_BYTES:
             raise unreadable(f"announces {expands / 2**30:,.1f} GiB that the file does not hold")
+        if len(gltf.get("images", [])) > MAX_COMPANIONS:
+            raise unreadable(f"holds {len(gltf['images']):,} images, more than {MAX_COMPANIONS:,}")
         images = [
             _check_image(folder, index, item, views, buffers) for index, item in enumerate(gltf.get("images", []))
         ]

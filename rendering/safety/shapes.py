@@ -6,9 +6,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from rendering.failure import Failure
-from rendering.safety.companions import companion, obj_libraries, text, unreadable
+from rendering.safety.companions import MAX_COMPANIONS, companion, obj_libraries, text, unreadable
 from rendering.safety.textures import check_texture
 
+MAX_LIBRARY_BYTES = 64 << 20  # an .mtl is read whole
 _HEADER_BYTES = 1 << 16  # a .ply's header is shorter
 _PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
 _PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
@@ -21,10 +22,14 @@ _MTL_WORDS = (b"-blendu", b"-blendv", b"-boost", b"-texres", b"-clamp", b"-imfch
 
 def check_obj(path: Path) -> list[Path]:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(b"\0") >= 0 or not re.search(rb"^\s*v\s", content, re.MULTILINE):
+        if content.find(b"\0") >= 0 or not re.search(rb"^[^\S\n]*v\s", content, re.MULTILINE):
             raise unreadable("not an .obj file: no text with vertices")
     libraries = obj_libraries(path)
+    if any(library.stat().st_size > MAX_LIBRARY_BYTES for library in libraries):
+        raise unreadable(f"an .mtl of more than {MAX_LIBRARY_BYTES >> 20} MiB")
     textures = dict.fromkeys((library, name) for library in libraries for name in _textures_of(library))
+    if len(textures) > MAX_COMPANIONS:
+        raise unreadable(f"names {len(textures):,} textures, more than {MAX_COMPANIONS:,}")
     if any(library.parent != path.parent.resolve() for library, _ in textures):
         raise unreadable("its .mtl is in another folder, and renderers disagree on where its textures then are")
     found = [companion(path.parent, name) for _, name in textures]
@@ -46,12 +51,13 @@ def _names_texture(word: bytes) -> bool:
 
 def _without_options(words: list[bytes]) -> bytes:
     """A name may hold spaces."""
-    rest = words[1:]
-    while rest and rest[0] in (*_MTL_NUMBERS, *_MTL_WORDS):
-        most = _MTL_NUMBERS.get(rest[0], 0)
-        numbers = list(takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), rest[1 : 1 + most]))
-        rest = rest[1 + (len(numbers) if most else 1) :]
-    return b" ".join(rest)
+    place = 1
+    while place < len(words) and words[place] in (*_MTL_NUMBERS, *_MTL_WORDS):
+        most = _MTL_NUMBERS.get(words[place], 0)
+        following = words[place + 1 : place + 1 + most]
+        numbers = list(takewhile(lambda word: re.fullmatch(rb"[-+.\deE]+", word), following))
+        place += 1 + (len(numbers) if most else 1)
+    return b" ".join(words[place:])
 
 
 def check_ply(path: Path) -> list[Path]:
