@@ -79,6 +79,12 @@ def test_every_file_it_names_exists(page):
 
 
 @each_page
+def test_every_name_of_a_file_is_in_it(page):
+    for name, file in re.findall(r"`(\w+)`\s+of\s+`([\w/]+\.py)`", PAGES[page]):
+        assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (name, file)
+
+
+@each_page
 def test_every_key_it_uses_exists(page):
     known = {key for command in main.COMMANDS for key in dotted_keys(main.schema_of(command))}
     names = "|".join({key.split(".")[0] for key in known})

@@ -108,7 +108,12 @@ class TrainSettings(Section):
     keep_every_steps: int = key(
         0, "checkpoints at multiples of this are never removed; 0: no such", "steps", ge=0, le=MAX_STEPS
     )
-    ema_decay: float = key(0.9999, "decay of the running average (EMA) of the trained weights", ge=0, lt=1)
+    ema_decay: float = key(
+        0.9999,
+        "decay of the running average (EMA) of the trained weights; after t updates at most (1 + t) / (10 + t)",
+        ge=0,
+        lt=1,
+    )
 
 
 class SamplingSettings(Section):
