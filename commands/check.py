@@ -3,10 +3,12 @@
 import io
 import os
 
-from dataset.records import Records
+from dataset.records import Records, in_both
+from dataset.views import try_images
 from models.svd import choose_trainable, find_base, unet_skeleton
 from training.run_folder import run_folder
 from utils.config import to_yaml
+from utils.errors import cut
 from utils.schemas import TrainConfig
 
 
@@ -14,9 +16,14 @@ def check(cfg: TrainConfig) -> None:
     text = io.StringIO()
     to_yaml(cfg, text)
     records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validation.meta))
+    for meta in (records, held_out):
+        try_images(meta, cfg.data.root)
     trained = choose_trainable(unet_skeleton(find_base(cfg.model, config_only=True), cfg.model), cfg.model.train)
     print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}\n# {trained}")
     print(f"# {len(records)} training and {len(held_out)} held-out records")
+    if shared := in_both(records, held_out):
+        names = cut(", ".join(shared))
+        print(f"# warning: {len(shared)} held-out records are in {cfg.data.meta} too, and would be trained on: {names}")
     share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
     print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")
     for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,14 +47,32 @@ class Records:
     def __len__(self) -> int:
         return len(self._offsets)
 
+    def __iter__(self) -> Iterator[OrbitRecord]:
+        with open_file(self.path) as file:
+            for offset, number in zip(self._offsets, self._lines):
+                file.seek(offset)
+                yield parse_record(file.readline(), f"{self.path}:{number}", self.num_frames)
+
     def __getitem__(self, index: int) -> OrbitRecord:
         with open_file(self.path) as file:
             file.seek(self._offsets[index])
             return parse_record(file.readline(), f"{self.path}:{self._lines[index]}", self.num_frames)
 
 
+def evenly_spread(records: Records, count: int) -> Iterator[OrbitRecord]:
+    """At most `count` of the records, from the first to the last."""
+    for index in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int):
+        yield records[index]
+
+
+def in_both(records: Records, others: Records) -> list[str]:
+    """The ids of those `others` that `records` holds too, under the same id or with the same first image."""
+    names = {name: other.id for other in others for name in (other.id, other.image_paths[0])}
+    return sorted({names[name] for record in records for name in (record.id, record.image_paths[0]) if name in names})
+
+
 def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
-    """One jsonl line -> OrbitRecord. Raises UserError naming `place` if it does not hold k x `num_frames` views."""
+    """The record that a line holds. Raises UserError naming `place` if it is none, or has not k x `num_frames` views."""
     if len(line) > MAX_LINE_BYTES:
         raise UserError(f"{place}: a line of more than {MAX_LINE_BYTES >> 20} MiB cannot be a record")
     raw = parse_json_line(line, place)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.images import Box, check_side, object_box, square_box, to_view
 from dataset.order import record_index
-from dataset.records import OrbitRecord, Records
+from dataset.records import OrbitRecord, Records, evenly_spread
 from utils.errors import UserError
 from utils.images import open_rgba
 from utils.randomness import generator
@@ -85,14 +85,23 @@ def measure_object_fill(records: Records, data: DataSettings, num_records: int =
     This is the median over one view each of `num_records` records, evenly spread. None if no view has an object cut out.
     """
     shares = []
-    for turn, index in enumerate(np.linspace(0, len(records) - 1, min(num_records, len(records))).round().astype(int)):
-        record = records[index]
+    for turn, record in enumerate(evenly_spread(records, num_records)):
         num_frames = 1 if data.object_fill is None else data.num_frames  # a crop is shared by all views
         images = _open_views(record, data, turn * 8 % len(record.image_paths), num_frames)
         alpha, frame = images[0].getchannel("A"), _shared_box(images, data, record.place)
         if (box := alpha.getbbox()) and alpha.getextrema()[0] < 255:
             shares.append(max(box[2] - box[0], box[3] - box[1]) / (frame[2] - frame[0]))
     return round(float(np.median(shares)), 4) if shares else None
+
+
+def try_images(records: Records, root: str, num_records: int = 32) -> None:
+    """Open the first and the last view of `num_records` records, evenly spread. Raises UserError with line and image."""
+    for record in evenly_spread(records, num_records):
+        for path in (record.image_paths[0], record.image_paths[-1]):
+            try:
+                open_rgba(Path(root, path))
+            except UserError as error:
+                raise UserError(f"{record.place}: {error}") from None
 
 
 class OrbitViews(Dataset):

@@ -56,6 +56,10 @@ def test_train_help_lists_every_key_with_type_default_and_unit(capsys):
         (["train", "train_config/tiny_cpu.yaml", "run.resume=must", "run.name=absent"], "there is no checkpoint in"),
         (["train", "train_config/tiny_cpu.yaml", "run.name=2024-13-01", "optim.betas=2024-13-45"], "optim.betas"),
         (["train", "train_config/tiny_cpu.yaml", "run.allow_changed=[noise.Pmean]"], "is called noise.Pmean"),
+        (
+            ["check", "train_config/tiny_cpu.yaml", "data.root=tests"],
+            "svd_meta.jsonl:1: tests/001/000.png: cannot be read",
+        ),
         (["check", "train_config/tiny_cpu.yaml", "model.base=a/b--c"], "a name the hub cannot have"),
     ],
 )
@@ -106,3 +110,15 @@ def test_check_prints_the_config_and_what_follows(capsys):
     assert "1 process(es): global batch 2, 320 samples, 20.00 epochs" in text
     assert "8 process(es): global batch 16, 2,560 samples, 160.00 epochs" in text
     assert "training all: 1.39 M of the UNet's 1.39 M parameters" in text
+
+
+def test_check_warns_of_held_out_records_that_are_trained_on(capsys, tmp_path):
+    lines = (
+        Path("svd_meta.jsonl").read_text().splitlines()[:2] + Path("svd_meta_held_out.jsonl").read_text().splitlines()
+    )
+    (tmp_path / "held_out.jsonl").write_text("\n".join(lines))
+    words = ["check", "train_config/tiny_cpu.yaml"]
+    assert main.main(words) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert main.main([*words, f"validation.meta={tmp_path}/held_out.jsonl"]) == 0
+    assert "# warning: 2 held-out records are in svd_meta.jsonl too" in capsys.readouterr().out

@@ -145,17 +145,17 @@ def _override(schema: type[Section], raw: dict, word: str) -> None:
         raise UserError(f"{cut(name)}: {shown(text)} is not a YAML value") from None
 
 
-def _check_texts(value: object, name: str) -> None:
+def _check_texts(value: object, source: str, keys: tuple[str, ...] = ()) -> None:
     """Raises UserError, with the key, for a text that can neither be a path nor be printed."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _check_texts(key, name)
-            _check_texts(inner, cut(key))
+            _check_texts(key, source, keys)
+            _check_texts(inner, source, (*keys, cut(key)))
     elif isinstance(value, list):
         for inner in value:
-            _check_texts(inner, name)
+            _check_texts(inner, source, keys)
     elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        raise UserError(f"{name}: {shown(value)} holds a character that no text can have")
+        raise UserError(f"{source}: {'.'.join(keys)}: {shown(value)} holds a character that no text can have")
 
 
 def _explain(schema: type[Section], item: dict) -> str:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from utils.errors import UserError, cut
 
 MAX_NAME_BYTES = 200  # of a name made from an id
+MAX_SHOWN_PATH = 1000  # characters of a path that an error repeats
 MAX_LIST_BYTES = 1 << 30  # of a file of ids or images: a million lines are some 50 MB
 
 
@@ -115,18 +116,19 @@ def open_file(path: Path) -> BinaryIO:
 
     Opened without waiting, since a pipe that nobody writes to would never answer.
     """
+    name = cut(str(path), MAX_SHOWN_PATH)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise UserError(f"{path}: cannot be read: no such file") from None
+        raise UserError(f"{name}: cannot be read: no such file") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
     except ValueError:  # a character that no path can have
-        raise UserError(f"{cut(ascii(str(path)))}: cannot be read: not the name of a file") from None
+        raise UserError(f"{name}: cannot be read: not the name of a file") from None
     kind = os.fstat(handle).st_mode
     if not stat.S_ISREG(kind):
         os.close(handle)
-        raise UserError(f"{path}: cannot be read: it is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}")
+        raise UserError(f"{name}: cannot be read: it is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}")
     return open(handle, "rb")
 
 
@@ -149,9 +151,9 @@ def leaves_folder(path: str) -> bool:
 
 
 def file_name(record_id: str) -> str:
-    """An id as the name of a file or folder: letters, digits and `_.-`, not hidden; "" if none of its letters is left.
+    """An id as the name of a file or folder: letters, digits and `_.-`, beginning with none of these; "" if nothing is left.
 
     At most MAX_NAME_BYTES long, so that suffixes and the marks of what is unfinished fit into the 255 of a file system.
     """
-    name = re.sub(r"[^\w.-]", "_", record_id).lstrip("._")
+    name = re.sub(r"[^\w.-]", "_", record_id).lstrip("._-")
     return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")

@@ -86,6 +86,8 @@ def parse_yaml(text: str) -> object:
 
     Raises YAMLError or ValueError, and whatever else ruamel.yaml lets through, as a ValueError for the date 2024-13-45.
     """
+    if len(text) > MAX_YAML_BYTES:
+        raise ValueError(f"it is longer than {MAX_YAML_BYTES >> 10} KiB")
     depth = aliases = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)

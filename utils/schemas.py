@@ -21,9 +21,7 @@ class RunSettings(Section):
     name: str = key(..., "name of the run: its folder is run.dir/run.name", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     dir: str = key("runs", "the folder that holds the runs", "folder")
     seed: Seed = key(0, "every random number of sample n follows from (seed, n)")
-    tracker: Literal["wandb", "tensorboard", "none"] = key(
-        "none", "where numbers and videos are sent, in addition to metrics.jsonl"
-    )
+    tracker: Literal["wandb", "tensorboard", "none"] = key("none", "where metrics.jsonl and videos go as well")
     project: str = key("svd-mv", "name of the project in wandb")
     resume: Literal["auto", "never", "must"] = key(
         "auto", "auto: go on from the newest checkpoint if there is one; never: refuse to; must: fail if there is none"
@@ -34,15 +32,13 @@ class RunSettings(Section):
 
 
 class DataSettings(Section):
-    root: str = key(..., "the folder that image_path is relative to", "folder")
+    root: str = key(..., "what image_path is relative to; links in it are followed", "folder")
     meta: str = key(..., "svd_meta.jsonl of the orbits to train on", "file")
     num_frames: int = key(
-        21, "views of one full circle; an orbit in the data has this many, or a multiple", "views", ge=2, le=1000
+        21, "views of a circle; an orbit in the data has this many or a multiple", "views", ge=2, le=1000
     )
     size_px: Size = key(576, "side of the square views", "pixels")
-    background: Literal["white", "random"] = key(
-        "white", "what transparent views are put on; random: a colour for each sample"
-    )
+    background: Literal["white", "random"] = key("white", "behind transparent views; random: a colour per sample")
     object_fill: Annotated[float, Field(ge=0.1, le=1)] | None = key(
         None,
         "crop all views of an orbit to one square of which the object fills this fraction; null: do not crop",
@@ -77,17 +73,13 @@ class NoiseSettings(Section):
     P_std: float = key(1.6, "standard deviation of ln sigma", gt=0)
     cond_P_mean: float = key(-3.0, "mean of ln noise_aug_strength, the noise added to the input view")
     cond_P_std: float = key(0.5, "standard deviation of ln noise_aug_strength", ge=0)
-    cond_dropout: float = key(
-        0.1, "probability that a sample is trained without its image conditions", "0 to 1", ge=0, le=1
-    )
+    cond_dropout: float = key(0.1, "probability that a sample's image conditions are zeroed", "0 to 1", ge=0, le=1)
 
 
 class OptimSettings(Section):
     name: Literal["adamw", "sgd"] = key("adamw", "the optimizer; sgd is for tests")
     learning_rate: float = key(1e-5, "learning rate after the warm-up", gt=0)
-    schedule: Literal["constant", "cosine", "linear"] = key(
-        "constant", "of the learning rate after the warm-up; cosine and linear end at 0"
-    )
+    schedule: Literal["constant", "cosine", "linear"] = key("constant", "after the warm-up; cosine and linear end at 0")
     warmup_steps: int = key(0, "steps over which the learning rate rises from 0", "steps", ge=0, le=MAX_STEPS)
     betas: tuple[Fraction, Fraction] = key((0.9, 0.999), "AdamW's betas; sgd ignores them")
     weight_decay: float = key(0.01, "weight decay: decoupled for adamw, L2 for sgd", ge=0)
@@ -97,23 +89,14 @@ class OptimSettings(Section):
 class TrainSettings(Section):
     max_steps: int = key(..., "length of the run", "optimizer steps", ge=1, le=MAX_STEPS)
     batch_size: int = key(1, "orbits in a micro-step of one process", "orbits", ge=1, le=MAX_CHUNK)
-    grad_accum_steps: int = key(
-        1, "micro-steps whose gradients make one optimizer step", "micro-steps", ge=1, le=10_000
-    )
+    grad_accum_steps: int = key(1, "micro-steps that make one optimizer step", "micro-steps", ge=1, le=10_000)
     save_every_steps: int = key(
         500, "save a checkpoint every so many steps, and at the end; 0: only at the end", "steps", ge=0, le=MAX_STEPS
     )
     log_every_steps: int = key(10, "log every so many steps", "steps", ge=1, le=MAX_STEPS)
     keep_last: int = key(3, "how many of the newest checkpoints are kept", "checkpoints", ge=1, le=MAX_STEPS)
-    keep_every_steps: int = key(
-        0, "checkpoints at multiples of this are never removed; 0: no such", "steps", ge=0, le=MAX_STEPS
-    )
-    ema_decay: float = key(
-        0.9999,
-        "decay of the running average (EMA) of the trained weights; after t updates at most (1 + t) / (10 + t)",
-        ge=0,
-        lt=1,
-    )
+    keep_every_steps: int = key(0, "never remove those at multiples of this; 0: no such", "steps", ge=0, le=MAX_STEPS)
+    ema_decay: float = key(0.9999, "decay of the EMA; after t updates at most (1 + t) / (10 + t)", ge=0, lt=1)
 
 
 class SamplingSettings(Section):
@@ -126,9 +109,7 @@ class SamplingSettings(Section):
     guidance_min: float = key(1.0, "lowest guidance, that of the input view", ge=0)
     guidance_max: float = key(2.5, "highest guidance; there is none up to 1", ge=0)
     noise_aug_strength: float = key(0.02, "strength of the noise that is added to the input view", ge=0)
-    decode_chunk: int = key(
-        7, "views that the VAE decodes at a time; changes the result a little", "views", ge=1, le=MAX_CHUNK
-    )
+    decode_chunk: int = key(7, "views that the VAE decodes at a time; changes little", "views", ge=1, le=MAX_CHUNK)
 
     @model_validator(mode="after")
     def _guidance_in_order(self):
@@ -147,12 +128,8 @@ class SourceSettings(Section):
     """Which trained weights are used. `checkpoint` may be the first word of the command line, without `checkpoint=`."""
 
     checkpoint: str = key(..., "a run (its newest checkpoint), a checkpoint, or an exported model", "folder")
-    weights: Literal["ema", "raw"] = key(
-        "ema", "ema: the average of the weights; raw: the weights as they were trained"
-    )
-    base: str | None = key(
-        None, "where VAE, CLIP and scheduler come from; null: where the checkpoint says", "folder or hub id"
-    )
+    weights: Literal["ema", "raw"] = key("ema", "ema: their average; raw: the weights as trained")
+    base: str | None = key(None, "VAE, CLIP and scheduler; null: those that the checkpoint names", "folder or hub id")
 
 
 class SampleSettings(SourceSettings, SamplingSettings):
@@ -189,16 +166,12 @@ MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
 
 class EvaluateSettings(SourceSettings, SamplingSettings):
     meta: str = key(..., "svd_meta.jsonl of the orbits to measure on", "file")
-    root: str | None = key(
-        None, "the folder that image_path is relative to; null: the checkpoint's data.root", "folder"
-    )
+    root: str | None = key(None, "what image_path is relative to; null: the checkpoint's data.root", "folder")
     out: str = key(..., "where numbers, videos and page go; an interrupted evaluation goes on there", "folder")
     protocol: str | None = key(
         None, "a file in evaluate_config/, without .yaml: the page compares with numbers published under its settings"
     )
-    objects: str | None = key(
-        None, "a text file of record ids to measure on, one a line; null: num_records of them", "file"
-    )
+    objects: str | None = key(None, "the record ids to measure on, one a line; null: num_records of them", "file")
     num_records: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = key(
         None, "how many records, those whose ids have the lowest SHA-256; null: all", "records"
     )
@@ -207,13 +180,9 @@ class EvaluateSettings(SourceSettings, SamplingSettings):
         None, "lowest and highest elevation, beyond which a record is refused; null: any", "degrees"
     )
     size_px: Size | None = key(None, "side of the views; null: as trained", "pixels")
-    views: Literal["novel", "all"] = key(
-        "novel", "views that the headline numbers are over: without the input view, or all"
-    )
+    views: Literal["novel", "all"] = key("novel", "what the headline numbers count; novel: not the input view")
     seed: Seed = key(0, "seed of the noise that sampling starts from")
-    metrics: tuple[MetricName, ...] = key(
-        ("psnr", "ssim", "mse", "lpips", "clip"), "the metrics to measure", min_length=1
-    )
+    metrics: tuple[MetricName, ...] = key(("psnr", "ssim", "mse", "lpips", "clip"), "what to measure", min_length=1)
     lpips_net: Literal["alex", "vgg", "squeeze"] = key("alex", "network of LPIPS")
     clip_model: str = key("openai/clip-vit-base-patch32", "CLIP model of the CLIP similarity", "hub id or folder")
     video_px: int = key(192, "side of the views in the page's videos", "pixels", ge=16, le=2048)
@@ -245,13 +214,7 @@ class TrainConfig(Section):
 class TinyBaseSettings(Section):
     out: str = key("tiny_svd", "where the model is written", "folder")
     seed: Seed = key(0, "seed of the random weights")
-    vae_steps: int = key(
-        0,
-        "steps of teaching the VAE to draw the dummy dataset; the committed tiny_svd has 1500",
-        "steps",
-        ge=0,
-        le=MAX_STEPS,
-    )
+    vae_steps: int = key(0, "the VAE learns to draw the dummy dataset; tiny_svd has 1500", "steps", ge=0, le=MAX_STEPS)
 
 
 class TinyBaseConfig(Section):

@@ -1,6 +1,7 @@
-"""Views -> an mp4 that browsers play, a GIF, and a contact sheet."""
+"""Views as pictures: an mp4 that browsers play, a GIF, a contact sheet."""
 
 import io
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,40 +9,37 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from utils.errors import UserError, cut
+
 FPS = 7
+CRF = 10  # x264's quality, of 0 (best) to 51
 SHEET_TILE_PX = 96
 
 
 def to_uint8(views: Tensor) -> np.ndarray:
-    """... 3 H W in [-1, 1] -> ... H W 3."""
+    """Views ... 3 H W in [-1, 1] as pixels ... H W 3 of 8 bits."""
     pixels = ((views.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.movedim(-3, -1).cpu().numpy()
 
 
 def write_mp4(path: Path, frames: np.ndarray) -> None:
-    """F H W 3 uint8 -> H.264 in yuv420p, of even size (an odd side repeats its last line)."""
+    """Write F H W 3 uint8 as H.264 in yuv420p, of even size: an odd side repeats its last line. Raises UserError."""
     import imageio_ffmpeg
 
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    size = (frames.shape[2], frames.shape[1])
-    writer = imageio_ffmpeg.write_frames(
-        str(path),
-        size,
-        fps=FPS,
-        codec="libx264",
-        pix_fmt_out="yuv420p",
-        quality=8,
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-    )
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    read = ["-f", "rawvideo", "-vcodec", "rawvideo", "-s", size, "-pix_fmt", "rgb24", "-r", str(FPS), "-i", "-", "-an"]
+    write = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-v", "error", str(path.absolute())]
+    # imageio_ffmpeg's own writer does not look at how ffmpeg ended.
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", *read, *write]
+    ended = subprocess.run(command, input=frames.tobytes(), capture_output=True, process_group=0)
+    if ended.returncode:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {ended.returncode}"]
+        raise UserError(f"{path}: cannot be written: ffmpeg: {cut(lines[-1])}")
 
 
 def read_mp4(path: Path) -> np.ndarray:
-    """-> F H W 3 uint8."""
+    """The frames of an mp4, F H W 3 uint8."""
     import imageio_ffmpeg
 
     reader = imageio_ffmpeg.read_frames(str(path))
@@ -57,7 +55,7 @@ def gif_bytes(frames: np.ndarray) -> bytes:
 
 
 def contact_sheet(rows: dict[str, np.ndarray], label_width: int = 64) -> Image.Image:
-    """{label: F H W 3} -> one picture, a labelled row of tiles each; rows may differ in length."""
+    """One picture of all frames (F H W 3 each): a row of tiles for each label. Rows may differ in length."""
     gap, tile = 2, SHEET_TILE_PX
     columns = max(len(frames) for frames in rows.values())
     sheet = Image.new("RGB", (label_width + columns * (tile + gap), len(rows) * (tile + gap)), "white")

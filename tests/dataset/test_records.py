@@ -3,7 +3,8 @@ import tracemalloc
 
 import pytest
 
-from dataset.records import Records
+from dataset.records import Records, in_both
+from tests.helpers.hostile import ODD_VALUES, mutated_bytes, mutated_tree
 from utils.errors import UserError
 
 
@@ -92,3 +93,54 @@ def test_a_hundred_thousand_records_take_little_memory(tmp_path):
     tracemalloc.stop()
     assert len(records) == 100_000 and records[99_999].id == "object-99999" and records[12_345].place.endswith(":12346")
     assert held < 4 * 2**20, f"{held} bytes"
+
+
+def test_a_mutated_line_is_a_record_or_one_short_error(tmp_path):
+    path, tree = tmp_path / "meta.jsonl", json.loads(line(id="chair"))
+    mutants = [json.dumps(mutant).encode() for mutant in mutated_tree(tree, 400, seed=0)]
+    mutants += mutated_bytes(line(id="chair").encode(), 400, seed=1)
+    mutants += [json.dumps(value).encode() for value in ODD_VALUES if value != 10**400]
+    refused = 0
+    for mutant in mutants:
+        path.write_bytes(mutant)
+        try:
+            for record in Records(path, 3):
+                assert len(record.image_paths) % 3 == 0 and all(-90 <= angle <= 90 for angle in record.elevations_deg)
+                assert not any(name.startswith("/") or ".." in name.split("/") for name in record.image_paths)
+                record.id.encode()
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(str(path)) and len(str(error)) < 600 + len(str(path))
+    assert refused > 400
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_other_encodings_are_refused_by_name_and_a_mark_of_utf8_is_not(records, encoding):
+    text = (line(id="chair") + "\n" + line(id="table") + "\n").encode(encoding)
+    if encoding == "utf-8-sig":
+        assert [record.id for record in records(text)] == ["chair", "table"]
+    else:
+        with pytest.raises(UserError, match=r"meta\.jsonl:1: .*looks like UTF-16"):
+            records(text)
+
+
+def test_a_file_that_goes_away_during_a_run_is_one_error(records):
+    opened = records(line())
+    opened.path.unlink()
+    with pytest.raises(UserError, match=r"meta\.jsonl: cannot be read: no such file"):
+        opened[0]
+
+
+def test_records_of_both_files_are_found_by_id_or_by_first_image(tmp_path):
+    def write(name, *lines):
+        (tmp_path / name).write_text("\n".join(lines))
+        return Records(tmp_path / name, 3)
+
+    other = [f"b/{view}.png" for view in range(6)]
+    training = write("training.jsonl", line(id="chair"), line(id="lamp", image_path=other))
+    assert in_both(training, write("a.jsonl", line(id="chair", image_path=["c.png"] * 6))) == ["chair"]
+    assert in_both(training, write("b.jsonl", line(id="renamed", image_path=other), line(id="chair"))) == [
+        "chair",
+        "renamed",
+    ]
+    assert in_both(training, write("c.jsonl", line(id="new", image_path=["c.png"] * 6))) == []

@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from dataset import views as dataset_views
 from dataset.order import Share
 from dataset.records import Records
-from dataset.views import WHITE, OrbitViews, collate, load_orbit
+from dataset.views import WHITE, OrbitViews, collate, load_orbit, try_images
 from utils.errors import UserError
 from utils.schemas import DataSettings
 
@@ -99,6 +100,42 @@ def test_a_view_of_another_size_names_the_line_and_the_file(data, tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "0_2.png")
     with pytest.raises(UserError, match=r"meta\.jsonl:1: .*0_2\.png is \(20, 16\)"):
         load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+
+
+def test_an_orbit_of_too_many_pixels_is_refused_at_its_first_view(data, monkeypatch):
+    opened = []
+    monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16)
+    load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+    monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16 - 1)
+    real = dataset_views.open_rgba
+    monkeypatch.setattr(dataset_views, "open_rgba", lambda path: opened.append(path) or real(path))
+    with pytest.raises(
+        UserError, match=r"meta\.jsonl:1: 4 views of 16 x 16 have 1,024 pixels together, the limit is 1,023"
+    ):
+        load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+    assert len(opened) == 1
+
+
+def test_links_in_the_root_are_followed_wherever_they_lead(data, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "0_1.png").rename(elsewhere / "0_1.png")
+    (tmp_path / "0_1.png").symlink_to(elsewhere / "0_1.png")
+    load_orbit(Records(data.meta, 4)[0], data, 1, WHITE, 0)
+    (tmp_path / "0_1.png").unlink()
+    (tmp_path / "0_1.png").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"0_1\.png: cannot be read: it is not a regular file"):
+        load_orbit(Records(data.meta, 4)[0], data, 1, WHITE, 0)
+
+
+@pytest.mark.parametrize("view", [0, NUM_VIEWS - 1])
+def test_trying_images_opens_the_first_and_the_last_view_and_names_line_and_image(data, tmp_path, view):
+    records = Records(data.meta, 4)
+    (tmp_path / "2_3.png").unlink()
+    try_images(records, data.root)
+    (tmp_path / f"2_{view}.png").write_text("no image")
+    with pytest.raises(UserError, match=rf"meta\.jsonl:3: .*2_{view}\.png: not an image"):
+        try_images(records, data.root)
 
 
 def test_a_missing_image_is_a_user_error_through_a_loading_process_too(data, tmp_path):

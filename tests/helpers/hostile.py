@@ -6,7 +6,7 @@ from collections.abc import Iterator
 ODD_VALUES = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**400, -0.0, 0.5, 1e308, float("nan"), float("inf"),
     "", " ", "a", "\0", "\ud800", "\x1b[2J", "../x", "/etc/passwd", "nan", "1", "é" * 300, "x" * 100_000,
-    [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, [1] * 10_000,
+    [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, [1] * 1_000,
 )  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """A file or folder appears whole or not at all, and what a kill leaves behind can be removed."""
 
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from utils.files import new_file, new_folder, put_in_place, remove_folder, remove_unfinished, unfinished_path
+from utils.files import file_name, new_file, new_folder, put_in_place, remove_folder, remove_unfinished, unfinished_path
 
 
 def names(folder):
@@ -102,3 +104,15 @@ def test_any_name_is_found_again(tmp_path, name):
     unfinished_path(tmp_path / "axb").touch()
     remove_unfinished(tmp_path, name)
     assert len(names(tmp_path)) == 1
+
+
+def test_the_name_made_of_any_id_fits_into_a_folder_with_all_that_is_put_around_it(tmp_path):
+    dice = random.Random(0)
+    letters = "aZ0_.- /\\\0\n\x1b*?=\"'\ud800\udcffé中🂡\u202e\u0301"
+    ids = ["".join(dice.choices(letters, k=dice.randrange(400))) for _ in range(500)]
+    for text in [*ids, "🂡" * 400, "中" * 400, "é" * 400, "a" * 4000, ".." * 9, "", "=cmd"]:
+        name = file_name(text)
+        assert re.fullmatch(r"([^\W_][\w.-]*)?", name) and len(name.encode()) <= 200, (text, name)
+        if name:
+            with new_file(tmp_path / f"000_{name}.jsonl"):
+                pass

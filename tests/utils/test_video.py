@@ -2,9 +2,11 @@ import subprocess
 
 import imageio_ffmpeg
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from utils.errors import UserError
 from utils.video import contact_sheet, gif_bytes, read_mp4, to_uint8, write_mp4
 
 
@@ -47,3 +49,9 @@ def test_sheet_shows_each_tile_in_its_row_and_column():
     sheet = contact_sheet({"first": red[:1], "second": blue})
     assert sheet.getpixel((100, 40)) == (255, 0, 0) and sheet.getpixel((200, 40)) == (255, 255, 255)
     assert sheet.getpixel((100, 140)) == (0, 0, 255) and sheet.getpixel((200, 140)) == (0, 0, 255)
+
+
+def test_a_video_that_ffmpeg_cannot_write_is_one_error(tmp_path):
+    for path in (tmp_path / "nowhere" / "a.mp4", tmp_path / "a.notaformat"):
+        with pytest.raises(UserError, match=rf"{path.name}: cannot be written: ffmpeg: "):
+            write_mp4(path, gradient_frames())
