@@ -1,6 +1,5 @@
-"""Images to sample from: which ones, with which elevation, and each as the input view that training would have shown."""
+"""The images to sample from, each with its elevation, and each as the input view that training would have made of it."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,25 +11,29 @@ from torch import Tensor
 from dataset.images import check_side, object_box, square_box, to_view
 from dataset.records import check_elevation
 from dataset.views import WHITE
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.files import file_name, read_lines
 from utils.images import open_rgba
+from utils.reading import parse_json_line
 from utils.schemas import SampleSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MIN_ALPHA = 16  # of 255: what belongs to the object
-MIN_SIDE_PX = 16  # of an image, and of an object in it: below there is nothing to see
+MIN_ALPHA = 16  # of 255; what has less does not belong to the object
+MIN_SIDE_PX = 16  # of an image, and of the object in it; in a smaller one there is nothing to see
 
 
 @dataclass(frozen=True)
 class InputImage:
-    name: str  # of its folder of results
+    name: str  # its results go into a folder of this name
     path: Path
     elevation_deg: float
 
 
 def list_inputs(sample: SampleSettings) -> list[InputImage]:
-    """Of an image, a folder of images, or a jsonl. Raises UserError if there is none, or two would share a name."""
+    """The images that `sample.image` names: a file, a folder of them, or a jsonl.
+
+    Raises UserError if there is none, or if the results of two would go into one folder.
+    """
     path = Path(sample.image)
     if path.is_dir():
         files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
@@ -55,13 +58,13 @@ def _elevation(sample: SampleSettings, path: Path) -> float:
 
 
 def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> InputImage:
-    """{"image": FILE, "elevation_deg": 12, "id": NAME}, or a line of svd_meta.jsonl, of which the first view is taken."""
+    """A line is {"image": FILE, "elevation_deg": 12, "id": NAME}, or one of svd_meta.jsonl, whose first view is taken."""
+    raw = parse_json_line(line.encode(), place)
     try:
-        raw = json.loads(line)
         image, elevation = raw.get("image"), raw.get("elevation_deg", sample.elevation_deg)
         if image is None and "image_path" in raw:
             image, elevation = raw["image_path"][0], raw["elevation"][0]
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError):
+    except (AttributeError, KeyError, TypeError, IndexError):
         image = elevation = None
     if not isinstance(image, str) or not image:
         raise UserError(f'{place}: expected {{"image": FILE, "elevation_deg": DEGREES}}, or a line of svd_meta.jsonl')
@@ -71,18 +74,19 @@ def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> Inp
     return InputImage(name, Path(sample.root or path.parent, image), float(elevation))
 
 
-def _name(of: str, place: str | Path) -> str:
-    if not (name := file_name(of)):
-        raise UserError(f"{place}: '{of}' has no letter or digit in it to name a folder by")
+def _name(text: str, place: str | Path) -> str:
+    if not (name := file_name(text)):
+        raise UserError(f"{place}: {shown(text)} has no letter or digit in it to name a folder by")
     return name
 
 
 def input_view(
     path: Path, object_fill: float, size_px: int, cut_out: Callable[[Image.Image], Image.Image] | None = None
 ) -> Tensor:
-    """1 3 size_px size_px in [-1, 1] on white: a cut-out object recentred to `object_fill`, an opaque image as it is, in a square.
+    """The input view, 1 3 size_px size_px in [-1, 1], on white.
 
-    `cut_out`: gives an opaque image its alpha. Raises UserError with the path for what shows no object.
+    An object with alpha is recentred to `object_fill`; an opaque image is taken whole, in a square, unless `cut_out`
+    gives it an alpha. Raises UserError with the path for what shows no object.
     """
     image = open_rgba(path)
     if min(image.size) < MIN_SIDE_PX:
@@ -91,9 +95,8 @@ def input_view(
         )
     if image.getchannel("A").getextrema()[0] == 255 and cut_out:
         image = cut_out(image).convert("RGBA")
-    alpha = image.getchannel("A").point(
-        lambda level: level if level >= MIN_ALPHA else 0
-    )  # a stray pixel frames nothing
+    # A faint stray pixel must not widen the frame.
+    alpha = image.getchannel("A").point(lambda level: level if level >= MIN_ALPHA else 0)
     if (box := alpha.getbbox()) is None:
         raise UserError(f"{path}: is fully transparent" + (", once its background is removed" if cut_out else ""))
     if max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:

@@ -1,4 +1,4 @@
-"""Sample number n -> record, and which samples of a step are a rank's: pure functions, the same on every rank."""
+"""Which record is sample number n, and which samples of a step are a rank's. Every rank computes the same."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ def _epoch_order(seed: int, epoch: int, num_records: int) -> torch.Tensor:
 
 
 def record_index(seed: int, n: int, num_records: int) -> int:
-    """The record of sample n: epoch after epoch a fresh permutation, so that each epoch holds every record once."""
+    """The number of the record of sample n. Each epoch is a fresh permutation, so that it holds every record once."""
     epoch, place = divmod(n, num_records)
     return int(_epoch_order(seed, epoch, num_records)[place])
 
 
 @dataclass(frozen=True)
 class Share:
-    """A rank's share of the samples: a step holds the next `global_batch` numbers.
+    """A rank's share of the samples. A step takes the next `global_batch` numbers.
 
-    Within a step, micro-step by micro-step, rank by rank: who computes a sample changes with ranks, batch size and
-    accumulation, which samples make up a step only with their product.
+    They are dealt out micro-step by micro-step, and within one rank by rank. Who computes a sample depends on ranks,
+    batch size and accumulation; which samples make up a step depends on their product only.
     """
 
     rank: int

@@ -77,9 +77,9 @@ def _type_name(spec: dict) -> str:
 
 
 def load_config(schema: type[Section], arguments: list[str]) -> Section:
-    """`[FOLDER] [CONFIG.yaml] [section.key=value ...]` -> the validated config; a folder is the command's `checkpoint`.
+    """The validated config of `[FOLDER] [CONFIG.yaml] [section.key=value ...]`; a folder is the command's `checkpoint`.
 
-    Raises UserError with every mistake in one line.
+    Raises UserError with all mistakes.
     """
     raw, source = {}, "command line"
     taker = next((name for name, section in sections(schema).items() if "checkpoint" in section.model_fields), None)
@@ -110,6 +110,7 @@ def to_json(cfg: Section) -> dict:
 
 
 def to_yaml(cfg: Section, stream) -> None:
+    """Write the resolved config, so that loading it gives the same config."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
     yaml.dump(to_json(cfg), stream)

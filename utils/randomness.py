@@ -1,4 +1,4 @@
-"""The generator of sample n: everything random about a sample is a function of (seed, n) and of what it is for."""
+"""The generator of sample n: what is random about a sample follows from (seed, n) and from what it is for."""
 
 import torch
 

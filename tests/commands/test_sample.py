@@ -235,7 +235,7 @@ def test_a_wrong_setting_is_one_line(trained_run, images, tmp_path, capsys, word
 @pytest.mark.parametrize(
     ("line", "fragment"),
     [
-        ("{", r"list.jsonl:1: expected"),
+        ("{", r"list.jsonl:1: not JSON"),
         ("[]", r"list.jsonl:1: expected"),
         ('{"image": "a.png", "elevation_deg": 100}', r"list.jsonl:1: an elevation is"),
         ('{"image": "a.png", "elevation_deg": true}', r"list.jsonl:1: an elevation is"),
