@@ -65,7 +65,7 @@ def _orbit(folder: Path, line: dict) -> np.ndarray:
 
 def _tiles(path: Path) -> np.ndarray | None:
     try:
-        with Image.open(path) as row:
+        with Image.open(path, formats=["PNG"]) as row:
             return _split(row)
     except FileNotFoundError:
         return None

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils.errors import UserError, cut
@@ -45,6 +44,8 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
 
 def open_rgba(path: Path) -> Image.Image:
     """An image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA. Raises UserError with the path."""
+    import numpy as np  # the check of each asset that is rendered starts a process that needs IMAGE_FORMATS only
+
     with open_image(path, path) as image:
         image = ImageOps.exif_transpose(image)
         if image.mode in _16_BIT_MODES:

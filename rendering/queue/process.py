@@ -175,7 +175,7 @@ def _read_views(job: Job, folder: Path) -> np.ndarray:
     for index in range(len(views)):
         name = f"{index:03d}.png"
         try:
-            with Image.open(Path(job.views, name)) as image:
+            with Image.open(Path(job.views, name), formats=["PNG"]) as image:
                 if image.mode != "RGBA" or image.size != (job.size_px, job.size_px):
                     raise Failure("crashed", f"drew {name} as {image.mode} of {image.size}")
                 views[index] = np.asarray(image)

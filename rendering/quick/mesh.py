@@ -17,6 +17,7 @@ from rendering.gltf import Gltf, demands, primitives, reading, refused, texture_
 from rendering.quick import material as gltf_material
 from rendering.quick.conversion import converted
 from rendering.quick.material import NEAREST, Surface, Texture, linear
+from utils.images import IMAGE_FORMATS
 
 DRAWN = gltf_material.DRAWN | {"KHR_mesh_quantization", "EXT_texture_webp", "skin", "morph targets"}
 Z_UP_SUFFIXES = (".ply", ".stl")
@@ -178,7 +179,7 @@ def _shrunk(image: Image.Image, factor: float, weighted_by_alpha: bool) -> np.nd
 def _image(gltf: Gltf, texture: dict) -> tuple[Image.Image, dict]:
     """Return a texture's image as RGBA, and its sampler."""
     source = texture.get("extensions", {}).get("EXT_texture_webp", texture)["source"]
-    image = Image.open(io.BytesIO(gltf.image(source)))
+    image = Image.open(io.BytesIO(gltf.image(source)), formats=IMAGE_FORMATS)
     if image.mode.startswith("I"):
         raise refused("not drawn: a texture of 16-bit grey")
     return image.convert("RGBA"), gltf.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}

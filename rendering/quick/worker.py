@@ -16,6 +16,7 @@ from rendering.quick.baking import RAY_OFFSET, bake_lighting
 from rendering.quick.environment import Environment, look_up
 from rendering.quick.material import dominant_direction, dot, environment_brdf, srgb, unit
 from rendering.quick.mesh import Mesh, load_mesh
+from utils.images import allow_only_image_formats
 
 RAYS_AT_ONCE = 1 << 18
 MAX_LAYERS = 64  # transparent surfaces behind each other
@@ -24,7 +25,9 @@ TRACED_ROUGHNESS = 0.4
 
 
 def main(job_path: str) -> None:
-    job, refused = read_job(Path(job_path)), None
+    allow_only_image_formats()  # trimesh opens images too
+    job = read_job(Path(job_path))
+    refused = None
     side = max(1, round(job.num_samples**0.5))
     try:
         texels_per_unit = focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from rendering.safety.companions import unreadable
+from utils.images import IMAGE_FORMATS
 
 MAX_TEXTURE_PX = 16384  # a side
 
@@ -16,7 +17,8 @@ def check_texture(source: Path | bytes, name: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 size = image.size
     except Image.DecompressionBombError:
         raise unreadable(f"{name} announces more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None

@@ -1,6 +1,8 @@
 """Generated assets that no check foresaw: each is one failure, within the limits, and the run goes on."""
 
+import io
 import json
+import os
 import random
 import re
 import sys
@@ -9,16 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rendering.failure import Failure
 from rendering.queue import process
 from rendering.queue.process import Limits, Stopped, check_in_process
+from rendering.quick.mesh import load_mesh
 from rendering.safety.asset import check_asset
 from tests.helpers.make_assets import box, gltf, make_good, obj, texture
+from utils.images import IMAGE_FORMATS
 
 MAX_BYTES = 512 << 20
 NUM_MUTANTS, NUM_IN_PROCESSES = 1500, 8
-SHARED = b"newmtl paint\nmap_Kd a.png\n"
 
 
 def outcome(asset: Path, folder: Path, time_s: float = 20, memory_gib: float = 1) -> str:
@@ -186,3 +190,49 @@ def test_of_mutated_assets_each_that_no_check_foresaw_is_a_failure(tmp_path):
     for path, data in list(odd.values())[:NUM_IN_PROCESSES]:
         path.write_bytes(data)
         assert outcome(path, tmp_path / "check").startswith("crashed: exit code 1: ")
+
+
+def pictures() -> dict[str, bytes]:
+    """A small picture in every format that Pillow writes."""
+    Image.init()
+    found = {}
+    for name in Image.SAVE:
+        buffer = io.BytesIO()
+        try:
+            Image.new("RGB", (8, 8), "red").save(buffer, name)
+        except (OSError, ValueError, KeyError):  # formats of another mode, or that need another library
+            continue
+        found[name] = buffer.getvalue()
+    return found
+
+
+def with_texture(folder: Path, data: bytes, kind: str) -> Path:
+    (folder / "a.png").write_bytes(data)
+    if kind == "obj":
+        return library(folder, b"newmtl paint\nmap_Kd a.png\n")
+    tree, binary = gltf(box(1, 1, 1), texture(0), "a.png")
+    if kind == "view":
+        tree, binary = gltf(box(1, 1, 1), data)
+    (folder / "data.bin").write_bytes(binary)
+    tree["buffers"][0]["uri"] = "data.bin"
+    (folder / "a.gltf").write_text(json.dumps(tree))
+    return folder / "a.gltf"
+
+
+@pytest.mark.parametrize("kind", ["obj", "file", "view"])
+def test_textures_are_opened_in_formats_of_a_list_only_whatever_they_are_called(kind, tmp_path, monkeypatch):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    opened = set()
+    for name, data in pictures().items():
+        asset = with_texture(tmp_path, data, kind)
+        try:
+            check_asset(asset, MAX_BYTES)
+            load_mesh(asset, 1e9)
+        except Failure as failure:
+            assert "no image of a known kind" in failure.reason, name
+        else:
+            opened.add(name)
+    assert {"PNG", "JPEG", "WEBP"} <= opened <= {*IMAGE_FORMATS, "MPO"}  # an MPO is a JPEG with more behind it
+    assert not (tmp_path / "ran").exists()
