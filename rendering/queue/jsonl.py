@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from utils.errors import UserError
 from utils.files import new_file
 
@@ -16,8 +18,10 @@ BLOCK_BYTES = 1 << 20
 class Lines:
     """Knows where the lines are, not what they say, for one of 84 views takes 4 kB. The last line of an id counts."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, schema: type[BaseModel]):
+        """Raises UserError in what reads, for a line that the schema does not allow."""
         self.path = path
+        self.schema = schema
         self.places: dict[str, tuple[int, int]] = {}  # id -> offset and length
         self.kinds: dict[str, str | None] = {}
         # Opened anew at every look, which makes NFS look too; kept open till then, so that no new file gets its inode.
@@ -38,7 +42,7 @@ class Lines:
         self._file.seek(self._end)
         while self._end < stop:
             raw = self._file.readline()
-            line = _parse(raw)
+            line = self._parse(raw)
             if line is None:
                 number = self.path.read_bytes()[: self._end].count(b"\n") + 1
                 raise UserError(
@@ -55,7 +59,7 @@ class Lines:
             return False
         self.read_on()
         tail = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size - self._end, self._end)
-        line = _parse(tail)
+        line = self._parse(tail)
         if tail and line is None:
             self._file.truncate(self._end)
         elif tail:  # an editor's
@@ -114,10 +118,10 @@ class Lines:
         if self._file is not None:
             self._file.close()
 
-
-def _parse(raw: bytes) -> dict | None:
-    try:
-        line = json.loads(raw)
-    except ValueError:
-        return None
-    return line if isinstance(line, dict) and isinstance(line.get("id"), str) else None
+    def _parse(self, raw: bytes) -> dict | None:
+        try:
+            line = json.loads(raw)
+            self.schema.model_validate(line)
+        except (ValueError, RecursionError):
+            return None
+        return line

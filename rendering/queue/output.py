@@ -17,11 +17,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Annotated, Literal
 
-from rendering.failure import Failure
+from pydantic import ConfigDict, Field, RootModel, field_validator
+
+from rendering.failure import KINDS, Failure
 from rendering.queue.jsonl import Lines
 from utils.errors import UserError
-from utils.files import put_in_place, remove_unfinished, sync, write_atomically
+from utils.files import leaves_folder, put_in_place, remove_unfinished, sync, write_atomically
+from utils.reading import Saved, read_json
 
 META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
@@ -32,6 +36,35 @@ META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
 )
 CAMERAS = "cameras.json"  # of an orbit
 FILES, SHEETS, INDEX = 0, 2**62 + 1, 2**62 + 2  # bytes: OUT's own files, the sheets' drawing, Objaverse's index
+
+
+class OrbitLine(Saved):
+    """What must be in a line of svd_meta.jsonl."""
+
+    id: str
+    image_path: Annotated[list[str], Field(min_length=1)]
+    elevation: Annotated[list[float], Field(min_length=1)]
+
+    @field_validator("image_path")
+    @classmethod
+    def _inside(cls, paths: list[str]) -> list[str]:
+        if any(not path or "\0" in path or leaves_folder(path) for path in paths):
+            raise ValueError("a path leaves the folder")
+        return paths
+
+
+class FailureLine(Saved):
+    """What must be in a line of failures.jsonl."""
+
+    id: str
+    kind: Literal[tuple(KINDS)]
+    reason: str = ""
+
+
+class SavedSettings(RootModel[dict[str, int | float | str | None]]):
+    """What may be in render.json."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class Output:
@@ -47,7 +80,7 @@ class Output:
             self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
-        self._meta, self._failures = Lines(folder / META), Lines(folder / FAILURES)
+        self._meta, self._failures = Lines(folder / META, OrbitLine), Lines(folder / FAILURES, FailureLine)
 
     def __enter__(self):
         try:
@@ -142,13 +175,7 @@ class Output:
         with self.locked():
             if not path.exists():
                 write_atomically(path, json.dumps(now, indent=1) + "\n")
-            try:
-                saved = json.loads(path.read_text())
-            except ValueError:
-                saved = None
-        if not isinstance(saved, dict):
-            raise UserError(f"{path}: not what render wrote there; remove it, or choose another render.out")
-        return saved
+            return read_json(path, SavedSettings).root
 
     def strip_path(self, object_id: str) -> Path:
         """Return where a filtered object's views are kept, small, for a sheet."""

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections import Counter
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from rendering import orbits
 from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
 from rendering.queue.jsonl import Lines
-from rendering.queue.output import Output
+from rendering.queue.output import FailureLine, Output
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
@@ -34,6 +35,7 @@ from utils.schemas_render import RenderConfig
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
 SMALL = ("render.renderer=standin", "render.size_px=32", "render.num_views=4", "render.time_limit_s=20")
 NO_FILTER = ("filter.min_thickness=0", "filter.min_change=0")
+ORBIT = '{"id": "x", "image_path": ["x/000.png"], "elevation": [3.0]}'
 ENDLESS = 60  # seconds that no test should come near
 
 
@@ -291,17 +293,17 @@ def test_a_torn_last_line_is_cut_off_and_a_whole_one_kept(tail, left, tmp_path):
 
 
 def test_lines_are_read_while_another_holds_the_lock_and_only_whole_ones(tmp_path):
-    lines = Lines(tmp_path / "a.jsonl")
+    lines = Lines(tmp_path / "a.jsonl", FailureLine)
     (tmp_path / "a.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n{"id": "torn", "so')
     lines.read_on()
     assert set(lines.places) == {"a"}
     with open(tmp_path / "a.jsonl", "r+b") as other:  # cuts the torn one off and writes as many bytes of another
         other.truncate(31)
     with open(tmp_path / "a.jsonl", "ab") as other:
-        other.write(b'{"id": "b"}\n')
+        other.write(b'{"id": "b", "kind": "timeout"}\n')
     lines.read_on()
-    assert set(lines.places) == {"a", "b"} and lines.line("b") == b'{"id": "b"}\n'
-    (tmp_path / "fresh").write_text('{"id": "c"}\n')
+    assert set(lines.places) == {"a", "b"} and lines.line("b") == b'{"id": "b", "kind": "timeout"}\n'
+    (tmp_path / "fresh").write_text('{"id": "c", "kind": "memory"}\n')
     (tmp_path / "fresh").replace(tmp_path / "a.jsonl")
     assert not lines.read_to_end(), "replaced since: to be read without the lock first"
     lines.read_on()
@@ -321,9 +323,55 @@ def test_what_killed_writers_left_unfinished_is_removed(tmp_path):
 def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/svd_meta.jsonl").write_text('{"id": "x"}\nnonsense\n{"id": "y"}\n')
+    (tmp_path / "out/svd_meta.jsonl").write_text(f"{ORBIT}\nnonsense\n{ORBIT}\n")
     assert main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL]) == 2
     assert "svd_meta.jsonl:2: not a line of render's" in capsys.readouterr().err
+
+
+ODD_VALUES = (
+    None,
+    True,
+    -1,
+    10**30,
+    1.5,
+    "text",
+    "",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    ["../../etc/passwd"],
+    ["/etc/passwd"],
+    [True],
+)
+ODD_FILES = (b"", b"\xff\xfe{\0}\0", b"\xff\n", b"[" * 10**5, b"{}", b"null", b'{"id": NaN}', b"[]", b'"id"')
+
+
+def odd_contents(good: bytes) -> Iterator[bytes]:
+    """The first line of a file of ours with each of its values replaced, or missing, and what is not a line at all."""
+    content = json.loads(good.splitlines()[0] if good.startswith(b'{"id"') else good)
+    for key in content:
+        yield json.dumps({name: value for name, value in content.items() if name != key}).encode()
+        yield from (json.dumps(content | {key: value}).encode() for value in ODD_VALUES)
+    yield from ODD_FILES
+
+
+@pytest.mark.parametrize("name", ["svd_meta.jsonl", "failures.jsonl", "render.json"])
+def test_a_file_of_ours_that_says_something_odd_is_one_line_and_exit_2_or_of_no_consequence(
+    name, whole, tmp_path, capsys
+):
+    assets, out, _ = whole
+    shutil.copytree(out, tmp_path / "out")
+    good = (tmp_path / "out" / name).read_bytes()
+    words = [f"render.assets={assets}", f"render.out={tmp_path}/out", *SMALL, *NO_FILTER, "render.sheet_rows=2"]
+    codes = Counter()
+    for content in odd_contents(good):
+        (tmp_path / "out" / name).write_bytes(content + (b"\n" + good if name.endswith("l") else b""))
+        code = main.main(["render", *words])
+        codes[code] += 1
+        error = capsys.readouterr().err
+        assert code in (1, 2) and (code == 1 or (error.startswith("error: ") and error.count("\n") == 1)), content[:90]
+    assert codes[2] > codes[1]
 
 
 # Kills.
