@@ -28,8 +28,8 @@ class Job:
     device: str  # cpu | gpu, where the renderer has a choice
 
 
-def write_job(job: Job, path: Path) -> None:
-    path.write_text(json.dumps(asdict(job)))
+def to_json(job: Job) -> str:
+    return json.dumps(asdict(job))
 
 
 def read_job(path: Path) -> Job:

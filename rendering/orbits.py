@@ -1,5 +1,6 @@
 """Assets -> orbits: each asset is checked, rendered in a process of its own, filtered and saved with its cameras."""
 
+import io
 import json
 import os
 import threading
@@ -26,6 +27,7 @@ from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
 from rendering.sheets import strip
 from utils.errors import UserError
+from utils.files import write_file
 from utils.schemas_render import RenderConfig, RenderSettings
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
@@ -115,12 +117,12 @@ def draw_orbit(asset: Asset, folder: Path, setup: Setup, stopped: Callable[[], b
     limits = Limits(render.time_limit_s, render.memory_limit_gib)
     with setup.source.fetched(asset, setup.output.alone(INDEX)) as fetched:
         check_in_process(fetched.path, folder, int(render.max_asset_mib * 2**20), limits, stopped)
-        np.save(folder / "environment.npy", environment_for(seed, setup.hdris))
+        write_array(folder / "environment.npy", environment_for(seed, setup.hdris))
         job = job_for(fetched.path, folder, cameras, render)
         views = run_job(setup.command, job, limits, worker_environment(render), stopped)
     if reason := why_rejected(views, elevation_deg, setup.cfg.filter):
         if render.sheet_rows:
-            strip(views).save(folder / "strip.png")
+            write_image(folder / "strip.png", strip(views))
             (folder / "strip.png").replace(setup.output.strip_path(asset.id))
         raise Failure("filtered", reason)
     save_orbit(folder / "orbit", names, views, cameras)
@@ -144,9 +146,22 @@ def job_for(asset: Path, folder: Path, cameras: dict, render: RenderSettings) ->
 def save_orbit(folder: Path, names: Sequence[str], views: np.ndarray, cameras: dict) -> None:
     folder.mkdir()
     for name, view in zip(names, views):
-        path = folder / name
-        Image.fromarray(view).save(path, **SAVE_OPTIONS[path.suffix[1:]])
-    (folder / CAMERAS).write_text(json.dumps(cameras, indent=1) + "\n")
+        write_image(folder / name, Image.fromarray(view))
+    write_file(folder / CAMERAS, json.dumps(cameras, indent=1) + "\n")
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Encode, then write: when the disk is full, Pillow's own error has no number and names no file; numpy's neither."""
+    data = io.BytesIO()
+    kind = path.suffix[1:]
+    image.save(data, kind, **SAVE_OPTIONS[kind])
+    write_file(path, data.getvalue())
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    data = io.BytesIO()
+    np.save(data, values)
+    write_file(path, data.getvalue())
 
 
 def elevation_of(seed: int, render: RenderSettings) -> float:

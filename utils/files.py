@@ -33,11 +33,26 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file this one: a write that fails, as on a full disk, does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_file(path: Path, data: str | bytes) -> None:
+    with naming(path), open(path, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """An unfinished file that takes the place of `path` once the block has ended well."""
     unfinished = unfinished_path(path)
     try:
-        with open(unfinished, "xb") as file:
+        with naming(path), open(unfinished, "xb") as file:
             yield file
         put_in_place(unfinished, path)
     finally:

@@ -18,8 +18,9 @@ import psutil
 from PIL import Image, UnidentifiedImageError
 
 from rendering.failure import Failure
-from rendering.job import MACHINE_EXIT_CODE, Job, write_job
+from rendering.job import MACHINE_EXIT_CODE, Job, to_json
 from utils.errors import UserError
+from utils.files import write_file
 
 POLL_S, MEMORY_POLL_S = 0.05, 0.25
 MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
@@ -50,7 +51,7 @@ def run_job(
     """
     folder = Path(job.views).parent
     Path(job.views).mkdir()
-    write_job(job, folder / "job.json")
+    write_file(folder / "job.json", to_json(job))
     run_worker([*command, str(folder / "job.json")], folder, limits, environment, stopped)
     return _read_views(job, folder)
 
@@ -63,7 +64,7 @@ def check_in_process(
     Raises what run_job does: whatever the check itself raises, however long it takes, is a Failure of this asset.
     """
     job, result = folder / "check.json", folder / "checked.json"
-    job.write_text(json.dumps({"asset": str(asset.absolute()), "max_bytes": max_bytes, "result": str(result)}))
+    write_file(job, json.dumps({"asset": str(asset.absolute()), "max_bytes": max_bytes, "result": str(result)}))
     run_worker([sys.executable, str(_CHECK), str(job)], folder, limits, None, stopped, what="its check")
     failure = _read_result(result, "failure", folder)
     if failure is not None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -372,6 +373,47 @@ def test_a_file_of_ours_that_says_something_odd_is_one_line_and_exit_2_or_of_no_
         error = capsys.readouterr().err
         assert code in (1, 2) and (code == 1 or (error.startswith("error: ") and error.count("\n") == 1)), content[:90]
     assert codes[2] > codes[1]
+
+
+class FullDisk:
+    """Files opened for writing under `folder` are noted; what is written to one called `full` finds no space."""
+
+    def __init__(self, folder: Path, full: str | None = None):
+        self.folder, self.full, self.names = folder, full, []
+        self.original = open
+
+    def open(self, file, mode="r", *arguments, **keywords):
+        if not isinstance(file, int) and str(file).startswith(str(self.folder)) and set(mode) & set("wx"):
+            # Hidden names and folders' names are hashes.
+            name = re.sub(r"^\.|\.\w{8}\.unfinished$", "", Path(file).name)
+            self.names.append(name)
+            if name == self.full:
+                return self.original("/dev/full", mode.replace("x", "w"), *arguments, **keywords)
+        return self.original(file, mode, *arguments, **keywords)
+
+    def use(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("builtins.open", self.open)
+        patch.setattr("io.open", self.open)
+
+
+def test_a_full_disk_is_one_line_that_names_the_file_whichever_it_is(tmp_path, capsys, monkeypatch):
+    make(tmp_path / "assets", {"a": "draws", "b": "vanishes"})
+    words = [f"render.assets={tmp_path}/assets", *SMALL, *NO_FILTER]
+    disk = FullDisk(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        disk.use(patch)
+        assert main.main(["render", *words, f"render.out={tmp_path}/out"]) == 0
+    written = set(disk.names) - {"log"}  # the renderer's, to which we write nothing
+    assert {"environment.npy", "job.json", "000.png", "strip.png", "accepted.png", "render.json"} < written
+    for number, name in enumerate(sorted(written)):
+        out = tmp_path / f"out_{number}"
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            FullDisk(out, name).use(patch)
+            assert main.main(["render", *words, f"render.out={out}"]) == 2, name
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {out}/") and error.count("\n") == 1, error
+        assert f"{name}: cannot be written or read: No space left on device" in error
 
 
 # Kills.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
 from rendering.gltf import Gltf, demands, world_matrices
-from rendering.job import Job, write_job
+from rendering.job import Job, to_json
 from rendering.quick import baking, mesh
 from rendering.quick import renderer as quick
 from rendering.quick import worker as quick_worker
@@ -130,7 +130,7 @@ def draw(tmp_path):
         np.save(tmp_path / "sky.npy", np.ones((32, 64, 3), np.float32) if environment is None else environment)
         cameras = [camera_to_world(azimuth, elevation_deg, orbit_distance()).tolist() for azimuth in azimuths]
         job = Job(str(asset), str(views), cameras, 33.8, SIZE, samples, str(tmp_path / "sky.npy"), "cpu")
-        write_job(job, tmp_path / "job.json")
+        (tmp_path / "job.json").write_text(to_json(job))
         quick_worker.main(str(tmp_path / "job.json"))
         refused = json.loads((views / "result.json").read_text())["refused"]
         return refused or np.stack(
@@ -554,7 +554,7 @@ def test_the_worker_runs_from_anywhere_and_a_missing_library_is_one_line(tmp_pat
     views.mkdir()
     np.save(sky, np.ones((32, 64, 3), np.float32))
     camera = camera_to_world(FRONT, 0, orbit_distance()).tolist()
-    write_job(Job(str(asset), str(views), [camera], 33.8, 16, 1, str(sky), "cpu"), tmp_path / "job.json")
+    (tmp_path / "job.json").write_text(to_json(Job(str(asset), str(views), [camera], 33.8, 16, 1, str(sky), "cpu")))
     subprocess.run([*quick.command(""), str(tmp_path / "job.json")], cwd=tmp_path, check=True)
     assert json.loads((views / "result.json").read_text()) == {"refused": None} and (views / "000.png").exists()
     with pytest.raises(UserError, match="'/bin/blender' is without effect"):
