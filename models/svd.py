@@ -20,12 +20,32 @@ from transformers import CLIPVisionModelWithProjection
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
-from utils.config import read_json
-from utils.errors import UserError
+from utils.errors import UserError, shown
+from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
+
+
+class _Base(Saved):
+    base: str
+    revision: str | None
+    variant: str | None
+
+
+class _Config(Saved):
+    model: _Base
+
+
+class TrainedFrom(Saved):
+    """What the meta.json of a checkpoint says of the base that its training started from."""
+
+    config: _Config
+
+
+class _Layout(Saved):
+    added_time_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -51,8 +71,7 @@ def find_base(model: ModelSettings, config_only: bool = False) -> Base:
     """
     folder = Path(model.base)
     if (folder / "meta.json").is_file() and (folder / "unet_ema").is_dir():  # a checkpoint
-        trained_from = read_json(folder / "meta.json", "config")["config"]["model"]
-        keys = {key: trained_from[key] for key in ("base", "revision", "variant")}
+        keys = read_json(folder / "meta.json", TrainedFrom).config.model.model_dump()
         return replace(find_base(model.model_copy(update=keys), config_only), unet=folder / "unet")
     if not folder.is_dir():
         folder = _download(model, config_only)
@@ -162,16 +181,16 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 def read_layout(unet_folder: Path, config) -> tuple[str, ...]:
     """The ids that a saved UNet embeds, in order. Raises UserError if they do not fit its config."""
     path = unet_folder / LAYOUT_FILE
-    layout = read_json(path, "added_time_ids")["added_time_ids"] if path.exists() else STOCK_IDS
-    if not isinstance(layout, (list, tuple)) or not set(map(str, layout)) <= USUAL_VALUE.keys():
-        raise UserError(f"{path}: added_time_ids must be a list of {', '.join(USUAL_VALUE)}; found {layout}")
+    layout = read_json(path, _Layout).added_time_ids if path.exists() else STOCK_IDS
+    if not set(layout) <= USUAL_VALUE.keys():
+        raise UserError(f"{path}: added_time_ids must be a list of {', '.join(USUAL_VALUE)}; found {shown(layout)}")
     num_ids = config.projection_class_embeddings_input_dim // config.addition_time_embed_dim
     if len(layout) != num_ids:
         raise UserError(
             f"{unet_folder}: this UNet embeds {num_ids} added time ids, but {path.name} names {len(layout)} (absent: SVD's three);"
             f' write it, for example {{"added_time_ids": ["noise_aug_strength", "elevation_deg"]}}'
         )
-    return tuple(layout)
+    return layout
 
 
 def set_added_time_ids(unet: UNetSpatioTemporalConditionModel, old: Sequence[str], new: Sequence[str]) -> None:

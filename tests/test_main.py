@@ -82,8 +82,8 @@ def test_a_run_folder_that_cannot_be_written_is_named(capsys, tmp_path):
     ("part", "content", "fragment"),
     [
         ("unet/svd_mv.json", "not json", "svd_mv.json: cannot be read"),
-        ("unet/svd_mv.json", "[]", "svd_mv.json: does not say added_time_ids"),
-        ("unet/svd_mv.json", '{"added_time_ids": ["azimuth"]}', "found ['azimuth']"),
+        ("unet/svd_mv.json", "[]", "svd_mv.json: content: input should be an object, found []"),
+        ("unet/svd_mv.json", '{"added_time_ids": ["azimuth"]}', "found ('azimuth',)"),
         ("unet/config.json", "{}{", "unet: cannot be loaded"),
         (
             "vae/config.json",

@@ -3,18 +3,29 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from models.svd import Base, Svd, find_base, load_svd
 from training.checkpoint import META, checkpoints, read_meta
 from training.masters import lend_unet
-from utils.config import Section, read_json
+from utils.config import Section
 from utils.errors import UserError
+from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, ModelSettings, NoiseSettings, SourceSettings
 
 RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a checkpoint
+
+
+class _Recipe(Saved):
+    step: int = Field(ge=0)
+    weights: Literal["ema", "raw"]
+    config: dict[str, dict]
+    samples: int = Field(0, ge=0)
+    versions: dict[str, str] = Field(default_factory=dict)
+    object_fill: float | None = Field(None, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def _from_checkpoint(folder: Path, source: SourceSettings) -> SavedModel:
 
 
 def _from_export(folder: Path, source: SourceSettings) -> SavedModel:
-    recipe = read_json(folder / RECIPE, "step", "config", "weights")
+    recipe = read_json(folder / RECIPE, _Recipe).model_dump(exclude_unset=True)
     if source.weights == "raw" and recipe["weights"] != "raw":
         raise UserError(f"weights: {folder} holds the {recipe['weights']} weights only")
     if source.base:

@@ -20,10 +20,10 @@ from training.masters import lend_unet
 from training.schedule import due
 from training.state import TrainState
 from training.trackers import Trackers
-from utils.config import read_json
 from utils.errors import UserError
 from utils.files import file_name, write_atomically
 from utils.randomness import generator
+from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, ValidationSettings
 
 # Fixed, as the noise that follows from SEED: the validation loss compares between steps and between runs.
@@ -109,10 +109,15 @@ def validation_folder(run_folder: Path, step: int) -> Path:
     return run_folder / "validation" / f"step_{step:07d}"
 
 
+class _Done(Saved):
+    mean: dict
+    records: list[dict]
+
+
 def validation_done(folder: Path) -> bool:
     """Whether a validation came to its end; what cannot be read says nothing of the kind."""
     try:
-        read_json(folder / DONE, "mean", "records")
+        read_json(folder / DONE, _Done)
     except UserError:
         return False
     return True
