@@ -15,82 +15,88 @@ from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
 from utils.schemas import ExportConfig
 
-# The three ids that the stock pipeline gives, the elevation in the motion bucket's place. An id that is not among them was at its
-# usual value all through the training, so that folding it into the bias changes nothing.
+# The three ids that the stock pipeline gives, the elevation in the motion bucket's place. Any other id had its usual value all
+# through the training, so that folding it into the bias changes nothing.
 LAYOUT = ("fps_id", "elevation_deg", "noise_aug_strength")
 CARD = Path(__file__).with_name("model_card.md")
 
 
 def export(cfg: ExportConfig) -> None:
-    out = Path(cfg.export.out)
+    out = Path(cfg.export.out).absolute()
     saved = find_saved_model(cfg.export)
     require_elevation(saved)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already: choose another export.out, or remove it")
-    card = model_card(saved, cfg)
-    unet = load_unet(saved.base, saved.model.model_copy(update={"added_time_ids": LAYOUT}))
-    rest, variant = saved.base.rest, saved.base.variant
-    processor = rest / "feature_extractor"
-    pipeline = StableVideoDiffusionPipeline(
-        vae=load_part(AutoencoderKLTemporalDecoder, rest, "vae", variant),
-        image_encoder=load_part(CLIPVisionModelWithProjection, rest, "image_encoder", variant),
-        unet=unet,
-        scheduler=load_scheduler(rest),
-        feature_extractor=CLIPImageProcessor.from_pretrained(processor) if processor.is_dir() else CLIPImageProcessor(),
-    )
+    card = model_card(saved, out.name, metrics_table(cfg.export.metrics, saved))
+    pipeline = stock_pipeline(saved)
     remove_unfinished(out.resolve().parent, out.resolve().name)
     with new_folder(out) as unfinished:
         pipeline.save_pretrained(unfinished, max_shard_size="10GB")
         save_layout(LAYOUT, unfinished / "unet")
-        (unfinished / RECIPE).write_text(json.dumps(recipe(saved, LAYOUT), indent=1) + "\n")
+        (unfinished / RECIPE).write_text(json.dumps(public_recipe(saved, LAYOUT), indent=1) + "\n")
         (unfinished / "README.md").write_text(card, encoding="utf-8")
-    print(f"{out}: step {saved.recipe['step']}, {saved.weights} weights")
+    print(f"{cfg.export.out}: step {saved.recipe['step']}, {saved.weights} weights")
 
 
-def recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
-    """What the folder is, for a reader and for `find_saved_model`; without the paths of the machine it was trained on."""
-    of = saved.recipe
+def stock_pipeline(saved: SavedModel) -> StableVideoDiffusionPipeline:
+    """The model as stock diffusers has it, its UNet remapped to LAYOUT."""
+    rest = saved.base.rest
+    variant = saved.base.variant
+    processor = rest / "feature_extractor"
+    return StableVideoDiffusionPipeline(
+        vae=load_part(AutoencoderKLTemporalDecoder, rest, "vae", variant),
+        image_encoder=load_part(CLIPVisionModelWithProjection, rest, "image_encoder", variant),
+        unet=load_unet(saved.base, saved.model.model_copy(update={"added_time_ids": LAYOUT})),
+        scheduler=load_scheduler(rest),
+        feature_extractor=CLIPImageProcessor.from_pretrained(processor) if processor.is_dir() else CLIPImageProcessor(),
+    )
+
+
+def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
+    """What the folder is, for a reader and for `find_saved_model`, without the paths of the machine it was trained on."""
+    recipe = saved.recipe
     model = saved.model.model_dump(mode="json") | {"base": base_name(saved), "added_time_ids": layout}
     data = saved.data.model_dump(mode="json") | {"root": "", "meta": Path(saved.data.meta).name}
-    config = of["config"] | {"model": model, "data": data}
+    config = recipe["config"] | {"model": model, "data": data}
     kept = {key: config[key] for key in ("model", "noise", "data", "optim", "train") if key in config}
-    numbers = {key: of[key] for key in ("step", "samples", "versions", "object_fill") if key in of}
+    numbers = {key: recipe[key] for key in ("step", "samples", "versions", "object_fill") if key in recipe}
     return numbers | {"weights": saved.weights, "config": kept}
 
 
 def base_name(saved: SavedModel) -> str:
-    """Of what the weights were trained from in the first place: a hub id as it is, of a folder the last part."""
+    """What the weights were trained from in the first place: a hub id as it is, or the last part of a folder's path."""
     base = saved.recipe["config"]["model"]["base"]
     while (Path(base) / META).is_file():  # a run that started from another one's checkpoint
         base = read_json(Path(base) / META, "config")["config"]["model"]["base"]
     return Path(base).resolve().name if Path(base).exists() else base
 
 
-def model_card(saved: SavedModel, cfg: ExportConfig) -> str:
-    about = recipe(saved, saved.model.added_time_ids)
-    fill = about.get("object_fill")
+def model_card(saved: SavedModel, name: str, metrics: str) -> str:
+    """The text of the model card. `name` is the folder's, `metrics` the table of an evaluation."""
+    recipe = public_recipe(saved, saved.model.added_time_ids)
+    fill = recipe.get("object_fill")
     rows = {
         f"{section}.{key}": value
-        for section, keys in about["config"].items()
+        for section, keys in recipe["config"].items()
         for key, value in keys.items()
         if value is not None and f"{section}.{key}" != "data.root"
     }
     return Template(CARD.read_text(encoding="utf-8")).substitute(
         base=base_name(saved),
-        name=Path(cfg.export.out).name,
+        name=name,
         num_frames=saved.data.num_frames,
         size_px=saved.data.size_px,
         margin=f"its longer side {100 * fill:.0f} % of the frame's" if fill else "framed as in the training data",
         weights=saved.weights.upper() if saved.weights == "ema" else saved.weights,
-        step=about["step"],
-        samples=f"{about['samples']:,}" if "samples" in about else "?",
+        step=recipe["step"],
+        samples=f"{recipe['samples']:,}" if "samples" in recipe else "?",
         recipe="\n".join(f"| `{key}` | {json.dumps(value)} |" for key, value in rows.items()),
-        metrics=metrics_table(cfg.export.metrics, saved),
+        metrics=metrics,
     )
 
 
 def metrics_table(path: str | None, saved: SavedModel) -> str:
-    """Of an evaluation's metrics.json. Raises UserError if it is none, or of other weights."""
+    """The numbers in an evaluation's metrics.json. Raises UserError if it is none, or was measured on other weights."""
     if path is None:
         return "Not evaluated."
     report = read_json(Path(path), "step", "weights", "summary", "num_objects", "settings")
@@ -100,20 +106,18 @@ def metrics_table(path: str | None, saved: SavedModel) -> str:
             f" {saved.weights} weights of step {saved.recipe['step']}"
         )
     try:
-        return _metrics_table(report)
+        return _as_markdown(report)
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: is not the metrics.json of an evaluation") from None
 
 
-def _metrics_table(report: dict) -> str:
+def _as_markdown(report: dict) -> str:
     views = report["settings"]["views"]
+    protocol = report["settings"]["protocol"] or "of our own"
     names = list(report["summary"]["sample"])
-    lines = ["| | " + " | ".join(names) + " |", "|--|" + "--:|" * len(names)]
-    lines += [
-        f"| {row} | " + " | ".join(f"{of[name][views]:.4g}" for name in names) + " |"
-        for row, of in report["summary"].items()
-    ]
-    about = (
-        f"{report['num_objects']} objects, {views} views, protocol {report['settings']['protocol'] or 'of our own'}:"
-    )
-    return "\n".join([about, "", *lines])
+    lines = [f"{report['num_objects']} objects, {views} views, protocol {protocol}:", ""]
+    lines.append("| | " + " | ".join(names) + " |")
+    lines.append("|--|" + "--:|" * len(names))
+    for row, means in report["summary"].items():
+        lines.append(f"| {row} | " + " | ".join(f"{means[name][views]:.4g}" for name in names) + " |")
+    return "\n".join(lines)

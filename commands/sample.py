@@ -4,7 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -31,50 +32,69 @@ OUR_FILES = re.compile(r"\d{3}\.png|(input|sheet)\.png|video\.mp4|(transforms|sa
 USUAL_FILL = 0.8  # where the training data were opaque, so that there was nothing to measure
 
 
+@dataclass(frozen=True)
+class Task:
+    """One orbit to sample."""
+
+    image: InputImage
+    seed: int
+    folder: Path  # where its views go
+
+
 def sample(cfg: SampleConfig) -> None:
-    accelerator, settings = launched_accelerator(), cfg.sample
-    saved = find_saved_model(settings)
+    accelerator = launched_accelerator()
+    saved = find_saved_model(cfg.sample)
     require_elevation(saved)
-    inputs = list_inputs(settings)
-    for item, seed in product(inputs, settings.seeds):  # every mistake before the first minute of work
-        check_replaceable(results_folder(settings, item, seed))
+    settings = as_trained(cfg.sample, saved)
+    tasks = list_tasks(settings)
+    check_tasks(tasks, settings)
     if accelerator.is_main_process:
-        for item, seed in product(inputs, settings.seeds):
-            folder = results_folder(settings, item, seed).resolve()
-            remove_unfinished(folder.parent, folder.name)
-    settings = resolved(settings, saved)
-    for item in inputs:
-        input_view(item.path, settings.object_fill, settings.size_px)
-    with accelerator.local_main_process_first():
+        for task in tasks:
+            remove_unfinished(task.folder.parent, task.folder.name)
+    with accelerator.local_main_process_first():  # rembg's weights are downloaded once a machine
         cut_out = background_remover() if settings.remove_background else None
     svd = load_saved_model(saved, accelerator)
-
-    prepare = lru_cache(settings.batch_size)(
-        lambda path: input_view(path, settings.object_fill, settings.size_px, cut_out)
-    )
-    todo = list(product(inputs, settings.seeds))[accelerator.process_index :: accelerator.num_processes]
-    batches = [todo[at : at + settings.batch_size] for at in range(0, len(todo), settings.batch_size)]
+    prepare = partial(input_view, object_fill=settings.object_fill, size_px=settings.size_px, cut_out=cut_out)
+    prepare = lru_cache(settings.batch_size)(prepare)  # the seeds of an image stand side by side
+    mine = tasks[accelerator.process_index :: accelerator.num_processes]
+    batches = [mine[at : at + settings.batch_size] for at in range(0, len(mine), settings.batch_size)]
     with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar(accelerator)) as bar:
         for batch in batches:
-            views = [prepare(item.path) for item, _ in batch]
-            inputs_ = [view.to(accelerator.device) for view in views]
-            videos = sample_batch(batch, inputs_, svd, saved.data.num_frames, settings, bar.update)
-            for (item, seed), view, video in zip(batch, views, videos):
-                with new_folder(results_folder(settings, item, seed)) as unfinished:
-                    write_video(unfinished, view, video, item, settings)
-                    precision = accelerator.mixed_precision
-                    write_settings(unfinished, item, seed, saved, settings, precision)
-                tqdm.write(str(results_folder(settings, item, seed)), file=sys.stdout)
+            inputs = [prepare(task.image.path).to(accelerator.device) for task in batch]
+            orbits = sample_tasks(batch, inputs, svd, saved.data.num_frames, settings, bar.update)
+            for task, input_, views in zip(batch, inputs, orbits):
+                about = describe(task, saved, settings, accelerator.mixed_precision)
+                write_results(task, input_, views, about, settings)
+                tqdm.write(str(task.folder), file=sys.stdout)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def results_folder(settings: SampleSettings, item: InputImage, seed: int) -> Path:
-    return Path(settings.out, item.name, f"seed_{seed}")
+def as_trained(settings: SampleSettings, saved: SavedModel) -> SampleSettings:
+    """The settings with the size and the framing of the training data where none is given."""
+    fill = settings.object_fill or saved.recipe.get("object_fill") or USUAL_FILL
+    return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
+
+
+def list_tasks(settings: SampleSettings) -> list[Task]:
+    """Each image with each seed, image by image."""
+    out = Path(settings.out)
+    return [
+        Task(image, seed, out / image.name / f"seed_{seed}")
+        for image, seed in product(list_inputs(settings), settings.seeds)
+    ]
+
+
+def check_tasks(tasks: list[Task], settings: SampleSettings) -> None:
+    """Raises UserError for every mistake that can be found before the first minute of work."""
+    for task in tasks:
+        check_replaceable(task.folder)
+    for path in dict.fromkeys(task.image.path for task in tasks):
+        input_view(path, settings.object_fill, settings.size_px)
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises UserError if it is there with anything in it that we did not write."""
+    """Raises UserError if the folder is there with anything in it that we did not write."""
     for path in (folder, *folder.parents):
         if path.is_file():
             raise UserError(f"{path}: is a file, and the views go into a folder")
@@ -83,14 +103,8 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} would be replaced, but holds {foreign[0]}: move it, or choose another sample.out")
 
 
-def resolved(settings: SampleSettings, saved: SavedModel) -> SampleSettings:
-    """With the size and the framing of the training data where none is given."""
-    fill = settings.object_fill or saved.recipe.get("object_fill") or USUAL_FILL
-    return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
-
-
 def background_remover() -> Callable[[Image.Image], Image.Image]:
-    """rembg's. Raises UserError if it, or its weights, cannot be had."""
+    """The function of rembg that gives an image its alpha. Raises UserError if rembg, or its weights, cannot be had."""
     try:
         from rembg import new_session, remove
     except (ImportError, SystemExit) as error:  # without onnxruntime it exits
@@ -102,43 +116,53 @@ def background_remover() -> Callable[[Image.Image], Image.Image]:
     return lambda image: remove(image, session=session)
 
 
-def sample_batch(
-    batch: list[tuple[InputImage, int]],
-    views: list[Tensor],
+def sample_tasks(
+    tasks: list[Task],
+    inputs: list[Tensor],
     svd: Svd,
     num_frames: int,
     settings: SampleSettings,
     on_step: Callable[[], object],
 ) -> list[Tensor]:
-    """F 3 H W of each (image, seed). Its noise depends on the seed alone: not on its batch, its rank or the other images."""
-    conds, noises = [], []
-    for (item, seed), view in zip(batch, views):
-        elevation = torch.tensor([item.elevation_deg])
-        cond, noise = start_orbit(view, elevation, num_frames, settings, svd.encoders, generator(seed, 0, "validation"))
+    """The views of each task, F 3 H W in [-1, 1], from its input view, 1 3 H W.
+
+    An orbit's noise follows from its seed alone, whatever its batch, its rank and the other images are.
+    """
+    conds: list[Conditioning] = []
+    noises: list[Tensor] = []
+    for task, input_ in zip(tasks, inputs):
+        elevation_deg = torch.tensor([task.image.elevation_deg])
+        random = generator(task.seed, 0, "validation")
+        cond, noise = start_orbit(input_, elevation_deg, num_frames, settings, svd.encoders, random)
         conds.append(cond)
         noises.append(noise)
-    cond, noise = Conditioning.cat(conds), torch.cat(noises)
-    return sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, noise, settings, on_step)
+    cond = Conditioning.cat(conds)
+    return sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, torch.cat(noises), settings, on_step)
 
 
-def write_video(folder: Path, view: Tensor, video: Tensor, item: InputImage, settings: SampleSettings) -> None:
-    """000.png ..., video.mp4, sheet.png, input.png and transforms.json."""
-    frames, shown = to_uint8(video), to_uint8(view)
+def describe(task: Task, saved: SavedModel, settings: SampleSettings, mixed_precision: str) -> dict:
+    """The content of sample.json: what it takes to sample the same orbit again."""
+    return {
+        "image": str(task.image.path),
+        "elevation_deg": task.image.elevation_deg,
+        "seed": task.seed,
+        "model": {"folder": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]},
+        "mixed_precision": mixed_precision,
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settings: SampleSettings) -> None:
+    """Write 000.png ..., video.mp4, sheet.png, input.png, transforms.json and sample.json as the task's folder."""
+    frames = to_uint8(views)
+    shown = to_uint8(input_)
     names = [f"{number:03d}.png" for number in range(len(frames))]
-    for name, frame in zip(names, frames):
-        Image.fromarray(frame).save(folder / name)
-    Image.fromarray(shown[0]).save(folder / "input.png")
-    write_mp4(folder / "video.mp4", frames)
-    contact_sheet({"input": shown, "sample": frames}).save(folder / "sheet.png")
-    cameras = orbit_cameras(names, item.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
-    (folder / "transforms.json").write_text(json.dumps(cameras, indent=1) + "\n")
-
-
-def write_settings(
-    folder: Path, item: InputImage, seed: int, saved: SavedModel, settings: SampleSettings, precision: str
-) -> None:
-    """sample.json: what it takes to make the same video again."""
-    model = {"folder": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
-    about = {"image": str(item.path), "elevation_deg": item.elevation_deg, "seed": seed, "model": model}
-    about |= {"mixed_precision": precision, "settings": settings.model_dump(mode="json")}
-    (folder / "sample.json").write_text(json.dumps(about, indent=1) + "\n")
+    cameras = orbit_cameras(names, task.image.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
+    with new_folder(task.folder) as unfinished:
+        for name, frame in zip(names, frames):
+            Image.fromarray(frame).save(unfinished / name)
+        Image.fromarray(shown[0]).save(unfinished / "input.png")
+        write_mp4(unfinished / "video.mp4", frames)
+        contact_sheet({"input": shown, "sample": frames}).save(unfinished / "sheet.png")
+        (unfinished / "transforms.json").write_text(json.dumps(cameras, indent=1) + "\n")
+        (unfinished / "sample.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The report of an evaluation: the objects' files -> metrics.json, metrics.csv and a page."""
+"""The report of an evaluation, made from the objects' files: metrics.json, metrics.csv and a page."""
 
 import csv
 import hashlib
@@ -10,6 +10,7 @@ import torch
 
 from evaluation.metrics import over_views
 from evaluation.page import evaluation_page
+from evaluation.results import object_file
 from utils.config import read_json
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -25,55 +26,55 @@ def write_report(
     differences: list[str],
     metrics: list[str],
     unavailable: dict[str, str],
-    files: list[Path],
-) -> None:
-    """`model`: checkpoint, weights and step; `differences`: from the protocol; `files`: of the objects."""
-    objects = [read_json(path, "id", "elevation_deg", "video", "metrics") for path in files]
-    report = summarise(objects, metrics)
-    ids = "".join(f"{item['id']}\n" for item in objects)
+    ids: list[str],
+) -> dict:
+    """Write metrics.json, metrics.csv and index.html of the objects `ids`, and return what is in metrics.json.
+
+    `model` says checkpoint, weights and step; `differences` are those from the protocol, as `protocol_differences` gives them.
+    """
+    out = Path(settings.out)
+    objects = [read_json(object_file(out, name), "id", "elevation_deg", "video", "metrics") for name in ids]
     report = model | {
         "num_objects": len(objects),
-        "objects_sha256": hashlib.sha256(ids.encode()).hexdigest(),  # of the sorted ids, a line each
+        "objects_sha256": hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest(),
         "unavailable": unavailable,
         "not_as_published": differences,
         "settings": settings.model_dump(mode="json"),
-        **report,
+        **summarise(objects, metrics),
     }
-    out = Path(settings.out)
     write_atomically(out / "metrics.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "metrics.csv", to_csv(report["objects"]))
     published = read_yaml(PROTOCOLS / "published.yaml")["gso"]
     videos = {item["id"]: (out / item["video"]).read_bytes() for item in objects}
     write_atomically(out / "index.html", evaluation_page(report, published, videos))
-    print(table(report, settings.views))
-    for name, reason in unavailable.items():
-        print(f"{name} was not measured: {reason}")
-    print(f"{out / 'index.html'}, {out / 'metrics.json'}, {out / 'metrics.csv'}")
+    return report
 
 
 def summarise(objects: list[dict], metrics: list[str]) -> dict:
     """{summary: {row: {metric: {novel, all}}}, per_view: {row: {metric: F}}, objects: [...]}: means over the objects."""
-    summary, views = {}, {}
+    summary: dict[str, dict] = {}
+    views: dict[str, dict] = {}
     for row in objects[0]["metrics"]:
         values = {name: torch.tensor([item["metrics"][row][name] for item in objects]) for name in metrics}  # N F
-        views[row] = {name: per.mean(dim=0).tolist() for name, per in values.items()}
-        summary[row] = {name: over_views(per.mean(dim=0)) for name, per in values.items()}
-    rows = [
-        {
-            "id": item["id"],
-            "elevation_deg": item["elevation_deg"],
-            "metrics": {
-                row: {name: over_views(torch.tensor(of[name])) | {"per_view": of[name]} for name in metrics}
-                for row, of in item["metrics"].items()
-            },
-        }
-        for item in objects
-    ]
-    return {"summary": summary, "per_view": views, "objects": rows}
+        views[row] = {name: table.mean(dim=0).tolist() for name, table in values.items()}
+        summary[row] = {name: over_views(table.mean(dim=0)) for name, table in values.items()}
+    return {"summary": summary, "per_view": views, "objects": [_object_row(item, metrics) for item in objects]}
+
+
+def _object_row(item: dict, metrics: list[str]) -> dict:
+    """An object in the report: its numbers per view, and their means."""
+    means = {
+        row: {name: over_views(torch.tensor(values[name])) | {"per_view": values[name]} for name in metrics}
+        for row, values in item["metrics"].items()
+    }
+    return {"id": item["id"], "elevation_deg": item["elevation_deg"], "metrics": means}
 
 
 def protocol_differences(settings: EvaluateSettings, data: DataSettings) -> list[str]:
-    """The settings that are not those of `settings.protocol`; empty: all are. Raises UserError if there is no such protocol."""
+    """The settings that are not as `settings.protocol` says; none, if the numbers may be compared with published ones.
+
+    Raises UserError if there is no such protocol.
+    """
     if settings.protocol is None:
         return ["no protocol was asked for"]
     path = PROTOCOLS / f"{settings.protocol}.yaml"
@@ -83,33 +84,40 @@ def protocol_differences(settings: EvaluateSettings, data: DataSettings) -> list
     differences = [
         f"{key} is {now[key]}, not {value}"
         for key, value in read_yaml(path)["evaluate"].items()
-        if (sorted(now[key]) != sorted(value) if isinstance(value, list) else now[key] != value)
+        if _in_any_order(now[key]) != _in_any_order(value)
     ]
     if (data.num_frames, data.object_fill) != (21, None):
         differences.append(f"{data.num_frames} views, object_fill {data.object_fill}")
     return differences
 
 
+def _in_any_order(value: object) -> object:
+    return sorted(value) if isinstance(value, list) else value
+
+
 def to_csv(objects: list[dict]) -> str:
     """A row per object: id, elevation_deg, and ROW_METRIC_novel, ROW_METRIC_all."""
     text = io.StringIO()
-    names = [
-        (row, name, which) for row, of in objects[0]["metrics"].items() for name in of for which in ("novel", "all")
+    columns = [
+        (row, name, which)
+        for row, by_metric in objects[0]["metrics"].items()
+        for name in by_metric
+        for which in ("novel", "all")
     ]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "elevation_deg", *("_".join(name) for name in names)])
+    writer.writerow(["id", "elevation_deg", *("_".join(column) for column in columns)])
     for item in objects:
-        numbers = [f"{item['metrics'][row][name][which]:.6g}" for row, name, which in names]
+        numbers = [f"{item['metrics'][row][name][which]:.6g}" for row, name, which in columns]
         writer.writerow([item["id"], item["elevation_deg"], *numbers])
     return text.getvalue()
 
 
-def table(report: dict, views: str) -> str:
-    """The summary for the terminal."""
+def summary_table(report: dict) -> str:
+    """The means over the objects, for the terminal."""
+    views = report["settings"]["views"]
+    title = f"{report['num_objects']} objects, {views} views"
     metrics = list(next(iter(report["summary"].values())))
-    lines = [f"{report['num_objects']} objects, {views} views" + "".join(f"{name:>10}" for name in metrics)]
-    for row, of in report["summary"].items():
-        lines.append(
-            f"{row:<{len(lines[0]) - 10 * len(metrics)}}" + "".join(f"{of[name][views]:10.4g}" for name in metrics)
-        )
+    lines = [title + "".join(f"{name:>10}" for name in metrics)]
+    for row, means in report["summary"].items():
+        lines.append(f"{row:<{len(title)}}" + "".join(f"{means[name][views]:10.4g}" for name in metrics))
     return "\n".join(lines)

@@ -15,13 +15,14 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 import commands.evaluate
 import main
-from commands.evaluate import choose_records
 from dataset.records import Records
 from evaluation.metrics import input_repeated, mse, over_views, per_view, psnr, ssim
-from evaluation.page import _differences
+from evaluation.objects import choose_records
+from evaluation.page import why_not_comparable
 from evaluation.report import PROTOCOLS, protocol_differences
-from utils.config import load_config, read_yaml
+from utils.config import load_config
 from utils.errors import UserError
+from utils.reading import read_yaml
 from utils.schemas import DataSettings, EvaluateConfig
 
 META = "evaluate.meta=svd_meta_held_out.jsonl"
@@ -124,13 +125,13 @@ def test_an_interrupted_evaluation_goes_on_and_measures_no_object_twice(trained_
     shutil.copytree(evaluated, tmp_path / "out")
     for name in ("metrics.json", "metrics.csv", "index.html", "objects/table.json", "objects/boat.json"):
         (tmp_path / "out" / name).unlink()
-    seen, original = [], commands.evaluate.evaluate_record
+    seen, original = [], commands.evaluate.measure_record
 
     def counted(record, *rest):
         seen.append(record.id)
         original(record, *rest)
 
-    monkeypatch.setattr(commands.evaluate, "evaluate_record", counted)
+    monkeypatch.setattr(commands.evaluate, "measure_record", counted)
     assert evaluate(trained_run, tmp_path / "out") == 0
     assert seen == ["boat", "table"]
     for name in ("metrics.csv", "objects/table.json"):
@@ -164,12 +165,13 @@ def config(*words) -> EvaluateConfig:
 
 
 def test_objects_come_from_a_list_or_by_the_hash_of_their_ids(tmp_path):
-    records, data = Records("svd_meta_held_out.jsonl", 21), DataSettings(root="dummy_objaverse", meta="")
-    chosen = choose_records(records, data, config("evaluate.num_records=2").evaluate)
+    records = Records("svd_meta_held_out.jsonl", 21)
+    root = "dummy_objaverse"
+    chosen = choose_records(records, root, config("evaluate.num_records=2").evaluate)
     by_hash = sorted(("table", "boat", "guitar", "cactus"), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert list(chosen) == by_hash[:2] and [records[index].id for index in chosen.values()] == by_hash[:2]
     (tmp_path / "list.txt").write_text("# two of them\nguitar\n\nboat  # a boat\n")
-    chosen = choose_records(records, data, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
+    chosen = choose_records(records, root, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
     assert sorted(records[index].id for index in chosen.values()) == ["boat", "guitar"]
     for text, fragment in (
         ("teapot\n", "1: 'teapot' is not in"),
@@ -178,22 +180,22 @@ def test_objects_come_from_a_list_or_by_the_hash_of_their_ids(tmp_path):
     ):
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(UserError, match=fragment):
-            choose_records(records, data, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
+            choose_records(records, root, config(f"evaluate.objects={tmp_path}/list.txt").evaluate)
     with pytest.raises(UserError, match=r"has 4 records, evaluate.num_records is 5"):
-        choose_records(records, data, config("evaluate.num_records=5").evaluate)
+        choose_records(records, root, config("evaluate.num_records=5").evaluate)
     with pytest.raises(UserError, match=r"no input_view 21"):
-        choose_records(records, data, config("evaluate.input_view=21").evaluate)
+        choose_records(records, root, config("evaluate.input_view=21").evaluate)
     with pytest.raises(UserError, match=r"jsonl:4: elevation 28 is outside evaluate.elevations_deg, -5 to 25"):
-        choose_records(records, data, config("evaluate.elevations_deg=[-5,25]").evaluate)
+        choose_records(records, root, config("evaluate.elevations_deg=[-5,25]").evaluate)
     with pytest.raises(UserError, match=r"jsonl:1: .*017/000.png: no such image file"):
-        choose_records(records, data.model_copy(update={"root": "tests"}), config("evaluate.num_records=4").evaluate)
+        choose_records(records, "tests", config("evaluate.num_records=4").evaluate)
 
 
 def test_two_records_of_one_id_are_refused(tmp_path):
     line = Path("svd_meta_held_out.jsonl").read_text().splitlines()[0]
     (tmp_path / "twice.jsonl").write_text(f"{line}\n{line.replace('table', 'Table')}\n")
     with pytest.raises(UserError, match=r"twice.jsonl:2: id 'Table' cannot be told from 'table'"):
-        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), DataSettings(root=".", meta=""), config().evaluate)
+        choose_records(Records(f"{tmp_path}/twice.jsonl", 21), ".", config().evaluate)
 
 
 @pytest.mark.parametrize("name", ["gso_svd_mv", "gso_sv3d_static"])
@@ -214,10 +216,10 @@ def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_on_
         differences("evaluate.protocol=other")
     published = next(row for row in read_yaml(PROTOCOLS / "published.yaml")["gso"] if row["protocol"] == name)
     report = {"settings": {"protocol": name}, "not_as_published": [], "objects_sha256": "abc"}
-    assert _differences(published, report) == ["its objects and renders were not published"]
-    assert _differences(published | {"objects_sha256": "def"}, report) == ["other objects"]
-    assert _differences(published | {"objects_sha256": "abc"}, report) == []
-    assert _differences(published, report | {"settings": {"protocol": None}}) == ["another protocol"]
+    assert why_not_comparable(published, report) == ["its objects and renders were not published"]
+    assert why_not_comparable(published | {"objects_sha256": "def"}, report) == ["other objects"]
+    assert why_not_comparable(published | {"objects_sha256": "abc"}, report) == []
+    assert why_not_comparable(published, report | {"settings": {"protocol": None}}) == ["another protocol"]
 
 
 def test_numbers_of_other_weights_or_another_base_are_not_taken_for_these(trained_run, evaluated, tmp_path, capsys):

@@ -1,0 +1,60 @@
+"""The folder of an evaluation: what its numbers were measured under, and a file and a video for each object.
+
+An object's files are written when they are complete. They are what ranks share, and where an interrupted evaluation goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from utils.config import read_json
+from utils.errors import UserError
+from utils.files import file_name, write_atomically
+from utils.schemas import EvaluateSettings
+
+CONDITIONS = "settings.json"
+# Settings that do not change an object's numbers, so that an evaluation may go on with other values.
+FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevations_deg", "views", "metrics")
+
+
+def conditions(settings: EvaluateSettings, weights: str, unet: dict[str, str], mixed_precision: str) -> dict:
+    """Everything an object's numbers follow from. `unet` holds the checksums of the UNet's files."""
+    keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
+    with open(settings.meta, "rb") as file:
+        meta = hashlib.file_digest(file, "sha256").hexdigest()
+    return keys | {"unet": unet, "mixed_precision": mixed_precision, "weights": weights, "meta": meta}
+
+
+def check_results(out: Path) -> None:
+    """Raises UserError if `out` is there and is not the folder of an evaluation."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file")
+    if out.is_dir() and not (out / CONDITIONS).exists() and any(out.glob("[!.]*")):
+        raise UserError(f"{out} is not empty, and holds no evaluation: choose another evaluate.out")
+
+
+def open_results(out: Path, now: dict) -> None:
+    """Make the folder, or check that what is in it was measured alike. Raises UserError naming the keys that differ."""
+    path = out / CONDITIONS
+    if path.exists():
+        before = read_json(path)
+        differing = [key for key in now.keys() | before.keys() if now.get(key) != before.get(key)]
+        if differing:
+            raise UserError(
+                f"{out} holds an evaluation with other values of {', '.join(sorted(differing))}: choose another"
+                " evaluate.out, or remove it"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(now, indent=1) + "\n")
+    for folder in ("objects", "videos"):
+        (out / folder).mkdir(exist_ok=True)
+
+
+def object_file(out: Path, record_id: str) -> Path:
+    return out / "objects" / f"{file_name(record_id)}.json"
+
+
+def is_measured(path: Path, metrics: Iterable[str]) -> bool:
+    """Whether an object's file is there and holds all these metrics."""
+    return path.exists() and set(metrics) <= read_json(path, "metrics")["metrics"]["sample"].keys()
