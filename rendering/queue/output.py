@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from pydantic import ConfigDict, Field, RootModel, field_validator
 from rendering.failure import KINDS, Failure
 from rendering.queue.jsonl import Lines
 from utils.errors import UserError
-from utils.files import leaves_folder, put_in_place, remove_unfinished, sync, write_atomically
+from utils.files import leaves_folder, remove, remove_unfinished, sync, write_atomically
 from utils.reading import Saved, read_json
 
 META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
@@ -145,7 +146,7 @@ class Output:
             if done:
                 yield None
             else:
-                shutil.rmtree(folder, ignore_errors=True)  # a process may have been killed since we looked
+                remove(folder)  # a process may have been killed since we looked
                 self.strip_path(object_id).unlink(missing_ok=True)  # it shows a former rendering
                 folder.mkdir()
                 yield folder
@@ -160,7 +161,11 @@ class Output:
         # An orbit may be there: a run may have been killed before it wrote the line.
         if final.exists() and not (final / CAMERAS).is_file():
             raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
-        put_in_place(orbit, final)
+        if final.exists():
+            final.rename(orbit.with_name("replaced"))  # this is removed with the claim
+        # An id may be as long as a file system allows, so no longer, unfinished name stands beside it.
+        sync([*orbit.iterdir(), orbit])
+        orbit.rename(final)
         sync(parent for parent in final.parents if parent.is_relative_to(self.folder))
         with self.locked():
             self._meta.append(line)
@@ -220,9 +225,10 @@ class Output:
 
     def _sweep(self) -> None:
         remove_unfinished(self.folder)  # all are written under the lock that we hold
-        for folder in (self.folder / ".rendering").iterdir():
-            if self._take(number := int(folder.name, 16)):
-                shutil.rmtree(folder)
+        for path in (self.folder / ".rendering").iterdir():
+            # What is not called as a claim is, such as a file manager's .DS_Store, is not ours.
+            if re.fullmatch("[0-3][0-9a-f]{15}", path.name) and self._take(number := int(path.name, 16)):
+                remove(path)
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
 
     def _take(self, number: int) -> bool:

@@ -26,7 +26,7 @@ from rendering import orbits
 from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
 from rendering.queue.jsonl import Lines
-from rendering.queue.output import FailureLine, Output
+from rendering.queue.output import FailureLine, Output, _number
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
@@ -414,6 +414,46 @@ def test_a_full_disk_is_one_line_that_names_the_file_whichever_it_is(tmp_path, c
         error = capsys.readouterr().err
         assert error.startswith(f"error: {out}/") and error.count("\n") == 1, error
         assert f"{name}: cannot be written or read: No space left on device" in error
+
+
+FOREIGN = (
+    ".DS_Store",
+    "Thumbs.db",
+    "0123",
+    "notes.txt",
+    "3" * 17,
+    "F" * 16,
+    "g" * 16,
+    "f" * 16,
+    "-" * 16,
+    "é",
+    "_1" * 8,
+)
+
+
+def test_what_is_foreign_in_the_folder_of_claims_breaks_no_start_and_stays(tmp_path):
+    assets, claims = make(tmp_path / "assets", {"a": "draws"}), tmp_path / "out/.rendering"
+    claims.mkdir(parents=True)
+    for number, name in enumerate(FOREIGN):
+        (claims / name).mkdir() if number % 2 else (claims / name).touch()
+    stale = claims / f"{_number('killed'):016x}"
+    stale.mkdir()
+    (stale / "000.png").touch()
+    (claims / f"{_number('a'):016x}").touch()
+    assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
+    assert {path.name for path in claims.iterdir()} == set(FOREIGN)
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "字"])
+@pytest.mark.parametrize("num_bytes", [200, 230, 251])
+def test_ids_may_be_as_long_as_names_of_files_and_be_rendered_again(letter, num_bytes, tmp_path):
+    name = letter * (num_bytes // len(letter.encode()))
+    assets = make(tmp_path / "assets", {f"{name}/{name}": "draws"})
+    for _ in range(2):
+        assert run(assets, tmp_path / "out") == 0
+        assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == [f"{name}/{name}"]
+        (tmp_path / "out/svd_meta.jsonl").unlink()  # as if it was killed before the line was written
+    assert len(list((tmp_path / f"out/{name}/{name}").iterdir())) == 5
 
 
 # Kills.
