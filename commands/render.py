@@ -33,7 +33,7 @@ def render(cfg: RenderConfig) -> int:
     source = open_assets(render)
     mine = division_of(os.environ).of(source.assets)
     signals = StopSignals(signal.SIGTERM, signal.SIGINT)
-    with Output(Path(render.out).expanduser().absolute()) as output, signals as stop:
+    with Output(Path(render.out).expanduser().absolute(), render.held_out) as output, signals as stop:
         check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)

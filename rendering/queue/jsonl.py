@@ -99,20 +99,22 @@ class Lines:
         os.fsync(self._file.fileno())
         self._note(line, len(data))
 
-    def rewrite(self, ids: Iterable[str]) -> None:
-        """Replace the file by one of these lines only, sorted by id."""
+    def rewrite(self, ids: Iterable[str], other: "Lines | None" = None) -> None:
+        """Replace the file by one of these lines only, sorted by id. Lines that it lacks are copied from `other`."""
         ids, end = sorted(ids), 0
-        for offset, length in (self.places[name] for name in ids):
+        for offset, length in (self.places.get(name, (-1, 0)) for name in ids):
             end = end + length if offset == end else -1
         if end == self._end:  # they are sorted, and all of the file
             return
+        sources = [self if name in self.places else other for name in ids]
         with new_file(self.path) as file:
-            file.writelines(self.line(name) for name in ids)
-        kinds, lengths = self.kinds, [self.places[name][1] for name in ids]
+            file.writelines(lines.line(name) for name, lines in zip(ids, sources))
+        kinds = {name: lines.kinds[name] for name, lines in zip(ids, sources)}
+        lengths = [lines.places[name][1] for name, lines in zip(ids, sources)]
         self._file.close()
         self._file = open(self.path, "a+b")  # noqa: SIM115
         self.places = dict(zip(ids, zip(accumulate(lengths, initial=0), lengths)))
-        self.kinds, self._end = {name: kinds[name] for name in ids}, sum(lengths)
+        self.kinds, self._end = kinds, sum(lengths)
 
     def close(self) -> None:
         if self._file is not None:

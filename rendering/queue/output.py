@@ -23,13 +23,15 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from rendering.failure import KINDS, Failure
+from rendering.queue.held_out import held_out_of
 from rendering.queue.jsonl import Lines
 from utils.errors import UserError
 from utils.files import leaves_folder, remove, remove_unfinished, sync, write_atomically
 from utils.reading import Saved, read_json
 
-META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
+META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
+    "svd_meta_held_out.jsonl",
     "failures.jsonl",
     "render.json",
     "accepted.png",
@@ -71,9 +73,10 @@ class SavedSettings(RootModel[dict[str, int | float | str | None]]):
 class Output:
     """A context manager, to be left only when no thread renders any more."""
 
-    def __init__(self, folder: Path):
-        """Raises UserError if it cannot be written, or its file system knows no locks."""
+    def __init__(self, folder: Path, held_out: float | None = None):
+        """`held_out`: see held_out_of. Raises UserError if it cannot be written, or its file system knows no locks."""
         self.folder = folder
+        self.held_out = held_out
         # The kernel's locks are the process's: they do not part its threads.
         self._threads = {byte: threading.Lock() for byte in (FILES, SHEETS, INDEX)}
         try:
@@ -82,6 +85,8 @@ class Output:
         except OSError as error:
             raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
         self._meta, self._failures = Lines(folder / META, OrbitLine), Lines(folder / FAILURES, FailureLine)
+        splits = held_out is not None or (folder / HELD_OUT).exists()
+        self._held_out = Lines(folder / HELD_OUT, OrbitLine) if splits else None
 
     def __enter__(self):
         try:
@@ -94,8 +99,8 @@ class Output:
         return self
 
     def __exit__(self, *_):
-        self._meta.close()
-        self._failures.close()
+        for lines in self._files():
+            lines.close()
         os.close(self._lock)
 
     @contextmanager
@@ -106,8 +111,8 @@ class Output:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be alone with both jsonl files, which are read up to their ends."""
-        files = (self._meta, self._failures)
+        """Be alone with the jsonl files, which are read up to their ends."""
+        files = self._files()
         with self._threads[FILES], ExitStack() as stack:
             while True:
                 for lines in files:
@@ -129,7 +134,7 @@ class Output:
     def finished(self) -> tuple[set[str], dict[str, str]]:
         """Return the ids that are rendered, and the kind of failure of those that failed."""
         with self.locked():
-            rendered = set(self._meta.places)
+            rendered = self._rendered()
             return rendered, {name: kind for name, kind in self._failures.kinds.items() if name not in rendered}
 
     @contextmanager
@@ -142,7 +147,7 @@ class Output:
         folder = self.folder / ".rendering" / f"{number:016x}"
         try:
             with self.locked():
-                done = object_id in self._meta.places or object_id in self._failures.places
+                done = object_id in self._rendered() or object_id in self._failures.places
             if done:
                 yield None
             else:
@@ -168,7 +173,9 @@ class Output:
         orbit.rename(final)
         sync(parent for parent in final.parents if parent.is_relative_to(self.folder))
         with self.locked():
-            self._meta.append(line)
+            # Which of all orbits are a given number of them is not known before the end: see tidy.
+            apart = self.held_out is not None and self.held_out < 1 and held_out_of([line["id"]], self.held_out)
+            (self._held_out if apart else self._meta).append(line)
 
     def fail(self, line: dict, failure: Failure) -> None:
         with self.locked():
@@ -195,16 +202,33 @@ class Output:
                 self._failures.rewrite(self._failures.places.keys() - ids)
 
     def tidy(self, ids: Iterable[str]) -> bool:
-        """If every object of `ids` has its line, sort both files by id: neither kills nor the order of work leave a trace.
+        """If every object of `ids` has its line, sort the files by id, and split off what is held out.
 
-        Returns whether every object has its line.
+        So neither kills nor the order of work leave a trace. Returns whether every object has its line.
         """
         with self.locked():
-            if any(name not in self._meta.places and name not in self._failures.places for name in ids):
+            rendered = self._rendered()
+            if any(name not in rendered and name not in self._failures.places for name in ids):
                 return False
-            self._meta.rewrite(self._meta.places)
-            self._failures.rewrite(self._failures.places.keys() - self._meta.places.keys())
+            self._split(rendered)
+            self._failures.rewrite(self._failures.places.keys() - rendered)
             return True
+
+    def _files(self) -> list[Lines]:
+        return [lines for lines in (self._meta, self._held_out, self._failures) if lines is not None]
+
+    def _rendered(self) -> set[str]:
+        return self._meta.places.keys() | (self._held_out.places.keys() if self._held_out else set())
+
+    def _split(self, rendered: set[str]) -> None:
+        """Bring every orbit's line to the file where it belongs: first copy lines, then leave out. A kill loses none."""
+        if self._held_out is None:
+            self._meta.rewrite(rendered)
+            return
+        apart = held_out_of(rendered, self.held_out)
+        self._meta.rewrite(self._meta.places.keys() | (rendered - apart), self._held_out)
+        self._held_out.rewrite(apart, self._meta)
+        self._meta.rewrite(rendered - apart)
 
     def sample(self, num_lines: int) -> tuple[list[dict], list[dict]]:
         """Return lines of orbits, and of filtered ones, evenly spread over the sorted ids."""

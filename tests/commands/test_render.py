@@ -25,6 +25,7 @@ from dataset.records import Records
 from rendering import orbits
 from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
+from rendering.queue.held_out import held_out_of
 from rendering.queue.jsonl import Lines
 from rendering.queue.output import FailureLine, Output, _number
 from tests.helpers.launch import accelerate_launch
@@ -228,6 +229,8 @@ def test_webp_holds_the_same_pixels(tmp_path):
         (["render.hdris={folder}/empty"], "holds no .hdr or .exr file"),
         (["render.licenses=[by]"], "the licences of a folder's files are not known"),
         (["render.elevation_min_deg=40.0"], "elevation_min_deg 40.0 is above elevation_max_deg 30.0"),
+        (["render.held_out=1.5"], "must be a share below 1, or a whole number"),
+        (["render.held_out=0"], "render.held_out: "),
         (["render.num_view=4"], "did you mean render.num_views?"),
     ],
 )
@@ -456,6 +459,35 @@ def test_ids_may_be_as_long_as_names_of_files_and_be_rendered_again(letter, num_
     assert len(list((tmp_path / f"out/{name}/{name}").iterdir())) == 5
 
 
+@pytest.mark.parametrize("held_out", [0.3, 3, 40])
+def test_what_is_held_out_is_split_off_whole_and_put_back_when_no_longer_asked_for(held_out, tmp_path):
+    assets, out = make(tmp_path / "assets", dict.fromkeys("abcdefgh", "draws") | {"i": "crashes"}), tmp_path / "out"
+    files = (out / "svd_meta.jsonl", out / "svd_meta_held_out.jsonl")
+    for given in (f"render.held_out={held_out}", "render.held_out=1", "render.held_out=null", "render.held_out=0.999"):
+        assert run(assets, out, "render.sheet_rows=0", given) == 1
+        training, apart = ([line["id"] for line in lines(path)] for path in files)
+        assert sorted(training + apart) == list("abcdefgh") and training == sorted(training) and apart == sorted(apart)
+        amount = load_config(RenderConfig, ["render.assets=a", "render.out=b", given]).render.held_out
+        assert set(apart) == held_out_of("abcdefgh", amount)
+
+
+def test_the_held_out_choice_is_stable_as_the_set_grows():
+    ids = [f"object {number}" for number in range(3000)]
+    for amount in (0.01, 0.2, 0.9, 1, 7, 400):
+        chosen, known = set(), set()
+        for size in (10, 100, 1000, 3000):
+            before, chosen = chosen, held_out_of(ids[:size], amount)
+            trained_on, known = known - before, set(ids[:size])
+            assert not chosen & trained_on, "an orbit that was trained on is never held out later"
+            if amount >= 1:
+                assert len(chosen) == min(size, amount)
+            else:
+                assert (
+                    before <= chosen
+                    and abs(len(chosen) - amount * size) < 4 * (amount * (1 - amount) * size) ** 0.5 + 3
+                )
+
+
 # Kills.
 
 
@@ -504,7 +536,7 @@ def ended(process) -> int:
 
 def test_sigkill_at_any_moment_leaves_no_trace_once_it_has_gone_on(tmp_path):
     assets = make(tmp_path / "assets", {"a": "crashes", "b/c": "draws"})
-    words = ("render.sheet_rows=0", "render.num_views=2")
+    words = ("render.sheet_rows=0", "render.num_views=2", "render.held_out=1")
     with multiprocessing.Manager() as manager:
         moments = manager.list()
         assert ended(start(assets, tmp_path / "whole", *words, moments=moments)) == 1
