@@ -2,7 +2,9 @@
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from training.checkpoint import prune, save_checkpoint
 from training.finite import StepCheck
 from training.launch import Accelerator, hide_bar, make_accelerator
 from training.loading import load_batches, timed_next
+from training.memory import explain_out_of_memory, peak_memory_gib
 from training.resume import Resume, find_resume, restore
 from training.run_folder import open_run
 from training.schedule import due, ema_decay_at, lr_at
@@ -26,7 +29,7 @@ from training.state import prepare
 from training.stop import StopRequests
 from training.trackers import Trackers
 from training.validation import Validation, validation_due
-from training.window import Meter, Window, peak_memory_gib
+from training.window import Meter, Window
 from utils.config import to_json
 from utils.schemas import ModelSettings, NoiseSettings, TrainConfig
 
@@ -35,8 +38,12 @@ log = logging.getLogger("svd_mv")
 
 def train(cfg: TrainConfig) -> None:
     accelerator = make_accelerator(cfg.train, cfg.optim)
+    with open_run(cfg.run, accelerator) as folder, explain_out_of_memory():
+        train_in(folder, cfg, accelerator)
+
+
+def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     main, device = accelerator.is_main_process, accelerator.device
-    folder = open_run(cfg.run, accelerator)
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validation.meta, cfg.data.num_frames)
     last_step = cfg.train.max_steps
@@ -46,6 +53,7 @@ def train(cfg: TrainConfig) -> None:
         return
 
     with (
+        ExitStack() as exits,
         Trackers(folder, resume.step, resume.owes_validation, cfg.run, to_json(cfg), main) as trackers,
         StopRequests(folder) as stop,
         tqdm(total=last_step, initial=resume.step, unit="step", disable=hide_bar(accelerator)) as bar,
@@ -61,7 +69,8 @@ def train(cfg: TrainConfig) -> None:
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
         )
         numbers = share.micro_batches(resume.samples, last_step - resume.step)
-        batches = load_batches(OrbitViews(records, cfg.data, cfg.run.seed), numbers, cfg.data.num_workers)
+        views = OrbitViews(records, cfg.data, cfg.run.seed)
+        batches = exits.enter_context(load_batches(views, numbers, cfg.data.num_workers))
         meter = Meter(resume.window, cfg.noise.P_mean, cfg.noise.P_std)
         log.info(f"{len(records)} records, {share.global_batch} orbits a step, {resume.step} -> {last_step} steps")
 

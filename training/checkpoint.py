@@ -28,18 +28,32 @@ from training.launch import engine
 from training.masters import full_weights, is_deepspeed
 from training.state import TrainState
 from utils.errors import UserError
-from utils.files import put_in_place, remove_folder, remove_unfinished, unfinished_path
+from utils.files import put_in_place, remove_folder, remove_unfinished, unfinished_path, write_atomically
 from utils.schemas import TrainSettings
 
 META = "meta.json"
+LATEST = "latest_checkpoint"  # in the run folder: the name of the newest one, to know of it when it is gone
 META_KEYS = ("step", "samples", "window", "config", "engine", "files")
 ENGINE_TAG = "zero"
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first."""
+    return [path for path in _checkpoint_folders(run_folder) if (path / META).exists()]
+
+
+def incomplete_checkpoints(run_folder: Path) -> list[Path]:
+    """Return what has a checkpoint's name and no meta.json: saving cannot leave it behind, something else has happened to it."""
+    return [path for path in _checkpoint_folders(run_folder) if not (path / META).exists()]
+
+
+def _checkpoint_folders(run_folder: Path) -> list[Path]:
     found = (run_folder / "checkpoints").glob("step_*")
-    return sorted(path for path in found if re.fullmatch(r"step_\d{7,}", path.name) and (path / META).exists())
+    return sorted((path for path in found if re.fullmatch(r"step_\d{7,}", path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def read_meta(checkpoint: Path) -> dict:
@@ -56,7 +70,7 @@ def read_meta(checkpoint: Path) -> dict:
 
 def damaged(checkpoint: Path, why: str) -> UserError:
     """The error of a checkpoint that must not be used, with the one to go on from instead."""
-    earlier = [path for path in checkpoints(checkpoint.parent.parent) if path.name < checkpoint.name]
+    earlier = [path for path in checkpoints(checkpoint.parent.parent) if step_of(path) < step_of(checkpoint)]
     way_on = f"remove it, and the same command goes on from {earlier[-1]}" if earlier else "there is no earlier one"
     return UserError(f"{checkpoint} is damaged: {why}; {way_on}")
 
@@ -102,6 +116,7 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
             about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(unfinished)}
             (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
             put_in_place(unfinished, final)
+            write_atomically(run_folder / LATEST, final.name + "\n")
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
         kept = checkpoints(run_folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
@@ -195,8 +210,7 @@ def prune(run_folder: Path, train: TrainSettings) -> None:
     """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`."""
     remove_unfinished(run_folder / "checkpoints")
     for checkpoint in checkpoints(run_folder)[: -train.keep_last]:
-        step = int(checkpoint.name.removeprefix("step_"))
-        if not (train.keep_every_steps and step % train.keep_every_steps == 0):
+        if not (train.keep_every_steps and step_of(checkpoint) % train.keep_every_steps == 0):
             remove_folder(checkpoint)
 
 

@@ -1,17 +1,26 @@
-"""The loading of a rank's micro-batches, in processes beside the training process."""
+"""The loading of a rank's micro-batches, in processes beside the training process that end with it."""
 
+import ctypes
+import multiprocessing
+import signal
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.utils.data import DataLoader
 
 from dataset.views import OrbitBatch, OrbitViews, collate
-from training.stop import ignore_signals
+from training.stop import SIGNALS
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
-def load_batches(views: OrbitViews, numbers: Iterator[list[int]], num_workers: int) -> Iterator[OrbitBatch]:
-    """Yield the batches of sample `numbers`, from page-locked memory where there is a GPU.
+@contextmanager
+def load_batches(views: OrbitViews, numbers: Iterator[list[int]], num_workers: int) -> Iterator[Iterator[OrbitBatch]]:
+    """Give the batches of sample `numbers`, from page-locked memory where there is a GPU, until the block ends.
 
     One iterator serves the whole run: its processes stay, and each keeps two batches ready. The loader is not `prepare`d:
     which rank computes which sample is for `Share` to say.
@@ -21,10 +30,35 @@ def load_batches(views: OrbitViews, numbers: Iterator[list[int]], num_workers: i
         batch_sampler=numbers,
         num_workers=num_workers,
         collate_fn=collate,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=begin_loading,
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    processes = set(multiprocessing.active_children()) - others
+    try:
+        yield batches
+    finally:
+        end_processes(processes)
+
+
+def begin_loading(_: int) -> None:
+    """In a loading process: leave signals to the training process, which gets them too, and die when it does."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_processes(processes: set[BaseProcess]) -> None:
+    """End processes with SIGKILL: they ignore SIGTERM and may hang in a read, and Python waits for them at its exit."""
+    # The loader's own handler raises an error when one of them is killed.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def timed_next(batches: Iterator[OrbitBatch]) -> tuple[OrbitBatch, float]:

@@ -5,7 +5,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.checkpoint import checkpoints, load_checkpoint, read_meta, verify
+from training.checkpoint import (
+    LATEST,
+    META,
+    checkpoints,
+    incomplete_checkpoints,
+    load_checkpoint,
+    read_meta,
+    step_of,
+    verify,
+)
 from training.launch import Accelerator, any_rank, engine
 from training.run_folder import write_config
 from training.state import TrainState, set_hyperparameters
@@ -74,6 +83,14 @@ def find_checkpoint(folder: Path, run: RunSettings) -> Path | None:
         raise UserError(f"run.resume=never, but {found[-1]} exists: choose another run.name, or remove it")
     if run.resume == "must" and not found:
         raise UserError(f"run.resume=must, but there is no checkpoint in {folder}/checkpoints")
+    if run.resume == "auto" and not found and (folder / LATEST).exists():
+        raise UserError(
+            f"{folder} was trained up to {(folder / LATEST).read_text().strip()}, but no checkpoint is left: is its disk"
+            " there? Bring them back, choose another run.name, or set run.resume=never to lose what is left and start anew"
+        )
+    for path in incomplete_checkpoints(folder):
+        if not found or step_of(path) > step_of(found[-1]):
+            log.warning(f"{path} has no {META}, so it is passed over")
     return found[-1] if found else None
 
 

@@ -1,10 +1,14 @@
 """The run folder, RUN = run.dir/run.name: opened, seen by all machines, with its log and its config."""
 
+import errno
+import fcntl
 import io
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -18,26 +22,56 @@ from utils.files import write_atomically
 from utils.schemas import RunSettings
 
 log = logging.getLogger("svd_mv")
+LOCK = ".lock"
 
 
 def run_folder(run: RunSettings) -> Path:
     return Path(run.dir, run.name)
 
 
-def open_run(run: RunSettings, accelerator: Accelerator) -> Path:
-    """Make the run folder and its run.log, and return it. Raises UserError if it cannot be written, or is not shared."""
+@contextmanager
+def open_run(run: RunSettings, accelerator: Accelerator) -> Iterator[Path]:
+    """Make the run folder and its run.log, and give the folder, in which no other training may be until the block ends.
+
+    Raises UserError, on every rank, if another one is at it, if it cannot be written, or if it is not shared.
+    """
     folder = run_folder(run)
+    lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        [taken] = any_rank(accelerator, lock is not None and not _lock(lock))
+        if taken:
+            raise UserError(f"{folder}: another training is at this run: stop it first, or choose another run.name")
         if accelerator.is_main_process:
             (folder / "STOP").unlink(missing_ok=True)
             _log_to(folder / "run.log")
         _check_shared(folder, accelerator)
+        log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
+        log.info(describe_launch(accelerator))
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    log.setLevel(logging.INFO if accelerator.is_main_process else logging.WARNING)
-    log.info(describe_launch(accelerator))
-    return folder
+    try:
+        yield folder
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(lock: int) -> bool:
+    """Take the kernel's lock on an open file, which ends with this process however it ends; False if another one has it.
+
+    It holds between machines that share the file system. One that knows no locks is trusted to have no second training.
+    """
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 def _check_shared(folder: Path, accelerator: Accelerator) -> None:

@@ -1,25 +1,53 @@
-"""Requests to stop a run, and what ends with it."""
+"""Requests to stop a run."""
 
+import multiprocessing
+import os
 import signal
+import stat
+import sys
+import time
 from pathlib import Path
 
 from utils.signals import StopSignals
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, *FROM_A_TERMINAL)
+AT_ONCE_S = 0.2  # a terminal that closes, and its shell, send SIGHUP twice
 
 
 class StopRequests(StopSignals):
-    """A context manager for `touch RUN/STOP`, SIGTERM and SIGUSR1: the run finishes its step, saves and exits with 0."""
+    """A context manager for `touch RUN/STOP` and signals: the run finishes its step, saves and exits with 0.
+
+    A second Ctrl-C or SIGHUP ends the process at once. A second SIGTERM does not: launchers pass on what the group got too.
+    """
 
     def __init__(self, folder: Path):
-        super().__init__(*SIGNALS)
+        super().__init__(*SIGNALS, on_second=self._end_at_once)
         self.file = folder / "STOP"
 
     def pending(self) -> bool:
         return self.requested() or self.file.exists()
 
+    def _on_signal(self, number, frame):
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        if self.number is None:
+            self._noted = time.monotonic()
+        super()._on_signal(number, frame)
 
-def ignore_signals(_: int) -> None:
-    """In a loading process: a signal to the whole process group is for the training process, which then ends this one."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    def _end_at_once(self, number: int) -> None:
+        if number not in FROM_A_TERMINAL or time.monotonic() - self._noted < AT_ONCE_S:
+            return
+        for process in multiprocessing.active_children():
+            process.kill()
+        os.write(2, b"stopped at once; the same command goes on from the last checkpoint\n")
+        os._exit(128 + number)
+
+
+def _leave_terminal() -> None:
+    """Print to nowhere from now on: writing to a terminal that has closed is an error, which would end the run."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (sys.__stdout__.fileno(), sys.__stderr__.fileno()):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -75,12 +75,3 @@ class Meter:
 
     def clear(self) -> None:
         self.window = Window()
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Of the GPU, or of this process on a CPU, since the start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

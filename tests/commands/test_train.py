@@ -72,7 +72,9 @@ def test_a_run_folder_holds_what_the_readme_says_and_a_finished_run_says_so(tiny
     cfg = tiny_config("run.name=r", "train.max_steps=3", "train.save_every_steps=1", "train.keep_last=2")
     train(cfg)
     run = tmp_path / "r"
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl", "run.log"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        ".lock", "checkpoints", "config.yaml", "latest_checkpoint", "metrics.jsonl", "run.log",
+    ]  # fmt: skip
     assert [path.name for path in checkpoints(run)] == ["step_0000002", "step_0000003"]
     meta = json.loads((checkpoints(run)[-1] / "meta.json").read_text())
     assert (meta["step"], meta["samples"], meta["engine"]["type"]) == (3, 6, "plain")

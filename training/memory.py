@@ -1,0 +1,38 @@
+"""What to try when memory runs out, and how much was used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from utils.errors import UserError
+
+ADVICE = (
+    "try train.batch_size=1 with more train.grad_accum_steps, model.gradient_checkpointing=true, model.train=temporal,"
+    " or a launch file that divides or offloads the optimizer (accelerate_config/deepspeed_zero_2_offload.yaml)"
+)
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Raise UserError with advice, in one line, where memory runs out."""
+    try:
+        yield
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch.OutOfMemoryError is a RuntimeError; a CPU has no class of its own
+        on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        what = str(error).partition("\n")[0][:200]
+        raise UserError(f"out of memory ({what}): {ADVICE}") from error
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of the GPU, or of this process on a CPU, since the start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
