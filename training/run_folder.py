@@ -106,11 +106,22 @@ class _Console(logging.Handler):
         tqdm.write(self.format(record), file=sys.stdout)
 
 
+class _RunLog(logging.FileHandler):
+    """Writes lines to run.log. Where that fails, as on a full disk, it says so once; the lines are on the terminal too."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.failed:
+            self.failed = True
+            print(f"warning: {self.baseFilename}: cannot be written: {sys.exc_info()[1]}", file=sys.stderr)
+
+
 def _log_to(path: Path) -> None:
     for handler in log.handlers[:]:
         log.removeHandler(handler)
         handler.close()
-    for handler in (_Console(), logging.FileHandler(path)):
+    for handler in (_Console(), _RunLog(path)):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
     log.propagate = False
