@@ -3,22 +3,52 @@
 import json
 from pathlib import Path
 from string import Template
+from typing import Literal
 
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
+from pydantic import ConfigDict, field_validator
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from models.svd import load_part, load_scheduler, load_unet, save_layout
+from models.svd import TrainedFrom, load_part, load_scheduler, load_unet, save_layout
 from training.checkpoint import META
 from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation
-from utils.config import read_json
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
+from utils.reading import Saved, read_json
 from utils.schemas import ExportConfig
 
 # The three ids that the stock pipeline gives, the elevation in the motion bucket's place. Any other id had its usual value all
 # through the training, so that folding it into the bias changes nothing.
 LAYOUT = ("fps_id", "elevation_deg", "noise_aug_strength")
 CARD = Path(__file__).with_name("model_card.md")
+
+
+class _Mean(Saved):
+    model_config = ConfigDict(allow_inf_nan=True)  # the PSNR of equal views is infinite
+    novel: float
+    all: float
+
+
+class _Settings(Saved):
+    views: Literal["novel", "all"]
+    protocol: str | None
+
+
+class _Report(Saved):
+    """What the model card shows of an evaluation's metrics.json."""
+
+    step: int
+    weights: str
+    num_objects: int
+    settings: _Settings
+    summary: dict[str, dict[str, _Mean]]
+
+    @field_validator("summary")
+    @classmethod
+    def _has_a_sample(cls, summary):
+        if "sample" not in summary:
+            raise ValueError("has no row 'sample'")
+        return summary
 
 
 def export(cfg: ExportConfig) -> None:
@@ -66,8 +96,10 @@ def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
 def base_name(saved: SavedModel) -> str:
     """What the weights were trained from in the first place: a hub id as it is, or the last part of a folder's path."""
     base = saved.recipe["config"]["model"]["base"]
-    while (Path(base) / META).is_file():  # a run that started from another one's checkpoint
-        base = read_json(Path(base) / META, "config")["config"]["model"]["base"]
+    seen = set()
+    while (Path(base) / META).is_file() and base not in seen:  # a run that started from another one's checkpoint
+        seen.add(base)
+        base = read_json(Path(base) / META, TrainedFrom).config.model.base
     return Path(base).resolve().name if Path(base).exists() else base
 
 
@@ -99,25 +131,24 @@ def metrics_table(path: str | None, saved: SavedModel) -> str:
     """The numbers in an evaluation's metrics.json. Raises UserError if it is none, or was measured on other weights."""
     if path is None:
         return "Not evaluated."
-    report = read_json(Path(path), "step", "weights", "summary", "num_objects", "settings")
-    if (report["step"], report["weights"]) != (saved.recipe["step"], saved.weights):
+    report = read_json(Path(path), _Report)
+    if (report.step, report.weights) != (saved.recipe["step"], saved.weights):
         raise UserError(
-            f"{path}: was measured on the {report['weights']} weights of step {report['step']}, these are the"
+            f"{path}: was measured on the {report.weights} weights of step {report.step}, these are the"
             f" {saved.weights} weights of step {saved.recipe['step']}"
         )
-    try:
-        return _as_markdown(report)
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: is not the metrics.json of an evaluation") from None
+    if not all(means.keys() == report.summary["sample"].keys() for means in report.summary.values()):
+        raise UserError(f"{path}: is not the metrics.json of an evaluation: its rows have different metrics")
+    return _as_markdown(report)
 
 
-def _as_markdown(report: dict) -> str:
-    views = report["settings"]["views"]
-    protocol = report["settings"]["protocol"] or "of our own"
-    names = list(report["summary"]["sample"])
-    lines = [f"{report['num_objects']} objects, {views} views, protocol {protocol}:", ""]
+def _as_markdown(report: _Report) -> str:
+    views = report.settings.views
+    protocol = report.settings.protocol or "of our own"
+    names = list(report.summary["sample"])
+    lines = [f"{report.num_objects} objects, {views} views, protocol {protocol}:", ""]
     lines.append("| | " + " | ".join(names) + " |")
     lines.append("|--|" + "--:|" * len(names))
-    for row, means in report["summary"].items():
-        lines.append(f"| {row} | " + " | ".join(f"{means[name][views]:.4g}" for name in names) + " |")
+    for row, means in report.summary.items():
+        lines.append(f"| {row} | " + " | ".join(f"{getattr(means[name], views):.4g}" for name in names) + " |")
     return "\n".join(lines)

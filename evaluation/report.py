@@ -10,10 +10,9 @@ import torch
 
 from evaluation.metrics import over_views
 from evaluation.page import evaluation_page
-from evaluation.results import object_file
-from utils.config import read_json
+from evaluation.results import read_objects
 from utils.errors import UserError
-from utils.files import write_atomically
+from utils.files import open_file, write_atomically
 from utils.reading import read_yaml
 from utils.schemas import DataSettings, EvaluateSettings
 
@@ -33,7 +32,7 @@ def write_report(
     `model` says checkpoint, weights and step; `differences` are those from the protocol, as `protocol_differences` gives them.
     """
     out = Path(settings.out)
-    objects = [read_json(object_file(out, name), "id", "elevation_deg", "video", "metrics") for name in ids]
+    objects = read_objects(out, ids)
     report = model | {
         "num_objects": len(objects),
         "objects_sha256": hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest(),
@@ -45,7 +44,10 @@ def write_report(
     write_atomically(out / "metrics.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "metrics.csv", to_csv(report["objects"]))
     published = read_yaml(PROTOCOLS / "published.yaml")["gso"]
-    videos = {item["id"]: (out / item["video"]).read_bytes() for item in objects}
+    videos = {}
+    for item in objects:
+        with open_file(out / item["video"]) as file:
+            videos[item["id"]] = file.read()
     write_atomically(out / "index.html", evaluation_page(report, published, videos))
     return report
 

@@ -8,14 +8,26 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.config import read_json
+from pydantic import ConfigDict, RootModel
+
 from utils.errors import UserError
 from utils.files import file_name, write_atomically
+from utils.reading import InsidePath, Saved, read_json
 from utils.schemas import EvaluateSettings
 
 CONDITIONS = "settings.json"
 # Settings that do not change an object's numbers, so that an evaluation may go on with other values.
 FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevations_deg", "views", "metrics")
+
+
+class ObjectFile(Saved):
+    """What is measured of one object: {row: {metric: a number for each view}}."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # the PSNR of equal views is infinite
+    id: str
+    elevation_deg: float
+    video: InsidePath
+    metrics: dict[str, dict[str, list[float]]]
 
 
 def conditions(settings: EvaluateSettings, weights: str, unet: dict[str, str], mixed_precision: str) -> dict:
@@ -38,7 +50,7 @@ def open_results(out: Path, now: dict) -> None:
     """Make the folder, or check that what is in it was measured alike. Raises UserError naming the keys that differ."""
     path = out / CONDITIONS
     if path.exists():
-        before = read_json(path)
+        before = read_json(path, RootModel[dict]).root
         differing = [key for key in now.keys() | before.keys() if now.get(key) != before.get(key)]
         if differing:
             raise UserError(
@@ -57,4 +69,22 @@ def object_file(out: Path, record_id: str) -> Path:
 
 def is_measured(path: Path, metrics: Iterable[str]) -> bool:
     """Whether an object's file is there and holds all these metrics."""
-    return path.exists() and set(metrics) <= read_json(path, "metrics")["metrics"]["sample"].keys()
+    return path.exists() and set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
+
+
+def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:
+    """What the files of the objects say. Raises UserError naming the file that is not as the others are."""
+    objects: list[dict] = []
+    for name in ids:
+        path = object_file(out, name)
+        objects.append(read_json(path, ObjectFile).model_dump())
+        if objects[-1]["id"] != name or _shape(objects[-1]) != _shape(objects[0]):
+            raise UserError(
+                f"{path}: is not what this evaluation wrote of '{name}': remove it, and it is measured again"
+            )
+    return objects
+
+
+def _shape(item: dict) -> dict:
+    """How many views each metric of each row has."""
+    return {row: {name: len(values) for name, values in metrics.items()} for row, metrics in item["metrics"].items()}

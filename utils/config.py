@@ -116,18 +116,6 @@ def to_yaml(cfg: Section, stream) -> None:
     yaml.dump(to_json(cfg), stream)
 
 
-def read_json(path: Path, *keys: str) -> dict:
-    """A JSON object that has `keys`. Raises UserError with the path."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise UserError(f"{path}: does not say {', '.join(missing)}")
-    return content
-
-
 def _override(schema: type[Section], raw: dict, word: str) -> None:
     """Put `section.key=value` into `raw`. `--section.key=value` is the same: sweeps of hyperparameters write it so."""
     name, equals, text = word.removeprefix("--").partition("=")

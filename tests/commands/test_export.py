@@ -184,7 +184,7 @@ def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
     assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/none.json") == 2
     for wrong, fragment in (
         ({"step": 2}, "weights of step 2, these are"),
-        ({"settings": {}}, "is not the metrics.json"),
+        ({"settings": {}}, "settings.views: missing"),
     ):
         (tmp_path / "metrics.json").write_text(json.dumps(report | wrong))
         assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/metrics.json") == 2

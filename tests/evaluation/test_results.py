@@ -1,0 +1,48 @@
+"""The files of an evaluation's objects are read as they were written, or refused by name."""
+
+import json
+
+import pytest
+
+from evaluation.report import summarise
+from evaluation.results import is_measured, object_file, open_results, read_objects
+from tests.helpers.hostile import mutated_bytes, mutated_tree
+from utils.errors import UserError
+
+SCORES = {"psnr": [20.0, 21.0, float("inf")], "ssim": [0.5, 0.25, 1.0]}
+
+
+def object_of(name: str) -> dict:
+    rows = {"sample": SCORES, "input_repeated": SCORES}
+    return {"id": name, "elevation_deg": 5.0, "video": f"videos/{name}.mp4", "metrics": rows}
+
+
+@pytest.fixture
+def out(tmp_path):
+    open_results(tmp_path, {"seed": 0})
+    for name in ("a", "b"):
+        object_file(tmp_path, name).write_text(json.dumps(object_of(name)))
+    return tmp_path
+
+
+def test_a_mutated_file_is_read_or_refused_by_name_and_what_is_read_can_be_summarised(out):
+    path, whole = object_file(out, "b"), object_of("b")
+    mutants = [json.dumps(mutant).encode() for mutant in mutated_tree(whole, 300, seed=0)]
+    mutants += mutated_bytes(json.dumps(whole).encode(), 300, seed=1)
+    refused = 0
+    for mutant in mutants:
+        path.write_bytes(mutant)
+        try:
+            summarise(read_objects(out, ["a", "b"]), ["psnr", "ssim"])
+            assert is_measured(path, ["psnr", "ssim"])
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+    assert 400 < refused < len(mutants)
+
+
+def test_settings_that_are_none_are_refused_by_name(out):
+    for text in ("[]", "{", "5", '"x"', "\0"):
+        (out / "settings.json").write_text(text)
+        with pytest.raises(UserError, match=r"settings\.json: "):
+            open_results(out, {"seed": 0})
