@@ -76,7 +76,10 @@ def test_importing_the_data_and_the_config_loads_no_model_library():
 
 
 def read_keys() -> set[tuple[str, str]]:
-    """(owner, key) of every `owner.key` outside the schema; `settings.key` in commands/COMMAND*.py is COMMAND's."""
+    """(owner, key) of every `owner.key` outside the schema, and of every `["settings"]["key"]`, as a report has it.
+
+    `settings.key` in commands/COMMAND*.py is COMMAND's.
+    """
     pairs = set()
     for path in SOURCES:
         if path.name.startswith("schemas"):
@@ -86,6 +89,8 @@ def read_keys() -> set[tuple[str, str]]:
             if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Name, ast.Attribute)):
                 owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
                 pairs.add((command if owner == "settings" else owner.removesuffix("_"), node.attr))
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("['settings']"):
+                pairs.add((command, ast.literal_eval(node.slice)))
     return pairs
 
 
