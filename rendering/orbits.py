@@ -102,7 +102,8 @@ def render_asset(asset: Asset, setup: Setup, stopped: Callable[[], bool]) -> tup
         except Failure as failure:
             tqdm.write(f"{asset.id}: {failure.kind}: {failure.reason}")
             if failure.kind != "download":
-                setup.output.fail(line, failure)
+                elevation_deg = elevation_of(object_seed(asset.id, setup.cfg.render.seed), setup.cfg.render)
+                setup.output.fail(line | {"elevation": elevation_deg}, failure)
             return asset, failure.kind
         setup.output.keep(line | orbit, folder / "orbit")
         return asset, RENDERED

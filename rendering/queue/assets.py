@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from rendering.queue.output import OWN_NAMES
 from utils.errors import UserError
 
+MAX_CLASHES = 50  # that one message names
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
 
@@ -65,17 +66,19 @@ def object_id(relative: Path) -> str:
 
 
 def check_ids(assets: Sequence[Asset]) -> None:
-    """Raises UserError if two orbits would get in each other's way, or one has the name of a file that render writes."""
-    sources = {}
+    """Raises UserError, with all of them, if orbits would get in each other's way, or have a name that render needs."""
+    sources: dict[str, str] = {}
+    found = []
     for asset in assets:
         if asset.id in sources:
-            raise UserError(f"{sources[asset.id]} and {asset.source} would both be object '{asset.id}': rename one")
-        sources[asset.id] = asset.source
+            found.append(f"{sources[asset.id]} and {asset.source} would both be object '{asset.id}'")
+        sources.setdefault(asset.id, asset.source)
     for asset in assets:
         if asset.id.split("/")[0] in OWN_NAMES:
-            raise UserError(f"{asset.source}: '{asset.id}' is a name that render needs itself: rename it")
+            found.append(f"{asset.source}: '{asset.id}' is a name that render needs itself")
         for folder in PurePosixPath(asset.id).parents:
             if str(folder) in sources:
-                raise UserError(
-                    f"{asset.source} would be rendered into the folder of {sources[str(folder)]}'s views: rename one"
-                )
+                found.append(f"{asset.source} would be rendered into the folder of {sources[str(folder)]}'s views")
+    if found:
+        more = f"; and {len(found) - MAX_CLASHES} more" if len(found) > MAX_CLASHES else ""
+        raise UserError(f"{'; '.join(found[:MAX_CLASHES])}{more}: rename one of each")

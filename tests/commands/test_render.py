@@ -105,6 +105,7 @@ def test_every_asset_has_its_line_in_one_of_the_files(whole):
     assert [line["id"] for line in rendered] == ["a", "b/d", "i"]
     assert rendered[1]["image_path"] == [f"b/d/{view:03d}.png" for view in range(4)]
     assert rendered[1]["source"] == "b/d.stl"
+    assert all(-5 <= line["elevation"] <= 30 for line in lines(out / "failures.jsonl"))
     failed = {line["id"]: (line["kind"], line["reason"]) for line in lines(out / "failures.jsonl")}
     assert failed == {
         "b/c": ("crashed", "exit code 1: ValueError: broken triangle 7 of part"),

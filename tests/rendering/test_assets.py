@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rendering.queue.assets import Asset, AssetFolder
+from rendering.queue.assets import MAX_CLASHES, Asset, AssetFolder
 from rendering.queue.division import Division, division_of
 from tests.helpers.make_assets import make_good
 from utils.errors import UserError
@@ -33,6 +33,20 @@ def test_folders_that_cannot_be_rendered_are_refused(names, message, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=message):
         AssetFolder(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 40])
+def test_all_clashes_are_in_one_message(count, tmp_path):
+    for number in range(count):
+        for name in (f"chair{number}.obj", f"chair{number}.glb", f"car{number}.stl", f"car{number}/wheel.ply"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+    with pytest.raises(UserError) as error:
+        AssetFolder(tmp_path)
+    message = str(error.value)
+    clashes = message.count("would both be object") + message.count("would be rendered into the folder of")
+    assert clashes == min(2 * count, MAX_CLASHES)
+    assert (f"; and {2 * count - MAX_CLASHES} more" in message) == (2 * count > MAX_CLASHES)
 
 
 def test_ids_can_stand_in_a_jsonl(tmp_path):
