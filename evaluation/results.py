@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ConfigDict, RootModel
 
 from utils.errors import UserError
-from utils.files import file_name, write_atomically
+from utils.files import file_name, remove_unfinished, write_atomically
 from utils.reading import InsidePath, Saved, read_json
 from utils.schemas import EvaluateSettings
 
@@ -61,6 +61,8 @@ def open_results(out: Path, now: dict) -> None:
     write_atomically(path, json.dumps(now, indent=1) + "\n")
     for folder in ("objects", "videos"):
         (out / folder).mkdir(exist_ok=True)
+    for folder in (out, out / "objects"):
+        remove_unfinished(folder)
 
 
 def object_file(out: Path, record_id: str) -> Path:

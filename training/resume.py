@@ -51,7 +51,8 @@ def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Res
     """
     main = accelerator.is_main_process
     if main:
-        remove_unfinished(folder / "checkpoints")
+        for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
+            remove_unfinished(place)
     accelerator.wait_for_everyone()
     checkpoint = find_checkpoint(folder, cfg.run)
     step, samples, window = 0, 0, Window()

@@ -227,12 +227,15 @@ def test_what_an_ended_run_did_beyond_its_checkpoint_is_done_again(tiny_config, 
     first = (run / "validation/step_0000003/metrics.json").read_text()
     (run / "validation/step_0000003/000_table.mp4").unlink()
     unfinished_path(run / "checkpoints/step_0000003").mkdir()
+    unfinished_path(run / "metrics.jsonl").touch()
+    unfinished_path(run / "validation/step_0000003/metrics.json").touch()
     train(cfg)
     assert (run / "validation/step_0000003/metrics.json").read_text() == first
     assert (run / "validation/step_0000003/000_table.mp4").exists()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/loss" in line] == [3]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_0000002", "step_0000003"]
+    assert not list(run.rglob(".*.unfinished"))
 
 
 def test_the_optimizers_settings_are_the_yamls_after_a_resume_too(tiny_config, tmp_path):

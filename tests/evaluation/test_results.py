@@ -8,6 +8,7 @@ from evaluation.report import summarise
 from evaluation.results import is_measured, object_file, open_results, read_objects
 from tests.helpers.hostile import mutated_bytes, mutated_tree
 from utils.errors import UserError
+from utils.files import unfinished_path
 
 SCORES = {"psnr": [20.0, 21.0, float("inf")], "ssim": [0.5, 0.25, 1.0]}
 
@@ -39,6 +40,13 @@ def test_a_mutated_file_is_read_or_refused_by_name_and_what_is_read_can_be_summa
             refused += 1
             assert str(error).startswith(f"{path}: ")
     assert 400 < refused < len(mutants)
+
+
+def test_what_a_killed_evaluation_left_unfinished_is_removed(out):
+    unfinished_path(object_file(out, "a")).touch()
+    unfinished_path(out / "metrics.json").touch()
+    open_results(out, {"seed": 0})
+    assert not list(out.rglob(".*.unfinished")) and len(list(out.glob("objects/*"))) == 2
 
 
 def test_settings_that_are_none_are_refused_by_name(out):
