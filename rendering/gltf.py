@@ -31,6 +31,16 @@ FACTORS = {
 UNSEEN = {"KHR_lights_punctual", "KHR_animation_pointer", "KHR_materials_variants", "KHR_xmp", "KHR_xmp_json_ld"}
 
 
+# The extensions of glTF's materials that Blender's importer reads. Of others it would draw the fallback, and say nothing.
+BLENDER_MATERIALS = {
+    f"KHR_materials_{name}"
+    for name in (
+        "anisotropy", "clearcoat", "emissive_strength", "ior", "pbrSpecularGlossiness", "sheen", "specular", "transmission",
+        "unlit", "volume",
+    )
+}  # fmt: skip
+# What Blender 4.5 draws of what a simpler renderer refuses.
+DRAWN_BY_BLENDER = BLENDER_MATERIALS | {"KHR_draco_mesh_compression"}
 # What reading a wrong file can raise: its values, their types, names that point nowhere, its images, other files.
 DAMAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, SyntaxError, OSError)
 

@@ -16,17 +16,9 @@ from mathutils import Matrix
 
 from rendering.blender.doubles import drop_doubles
 from rendering.camera import RADIUS
-from rendering.gltf import Gltf, demands
+from rendering.gltf import BLENDER_MATERIALS, Gltf, demands
 from rendering.safety.companions import is_data, shared_library_lines
 
-# The extensions of glTF's materials that Blender's importer reads. Of others it would draw the fallback, and say nothing.
-DRAWN_MATERIALS = {
-    f"KHR_materials_{name}"
-    for name in (
-        "anisotropy", "clearcoat", "emissive_strength", "ior", "pbrSpecularGlossiness", "sheen", "specular", "transmission",
-        "unlit", "volume",
-    )
-}  # fmt: skip
 MAX_NODE_DEPTH = 20_000
 MAX_SIZE = 1e15  # an object larger than this, or smaller than 1 / MAX_SIZE, leaves Blender's single precision
 
@@ -93,7 +85,7 @@ IMPORTERS = {
 
 
 def _check_demands(wanted: set[str]) -> None:
-    wrong = {name for name in wanted if name.startswith("KHR_materials_")} - DRAWN_MATERIALS
+    wrong = {name for name in wanted if name.startswith("KHR_materials_")} - BLENDER_MATERIALS
     wrong |= wanted & {"KHR_node_visibility", "points or lines"}
     if wrong:
         raise Refused(f"Blender does not draw: {', '.join(sorted(wrong))}")

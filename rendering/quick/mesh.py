@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rendering.camera import RADIUS
-from rendering.gltf import Gltf, demands, primitives, reading, refused, texture_infos
+from rendering.gltf import DRAWN_BY_BLENDER, Gltf, demands, primitives, reading, refused, texture_infos
 from rendering.quick import material as gltf_material
 from rendering.quick.conversion import converted
 from rendering.quick.material import NEAREST, Surface, Texture, linear
@@ -107,7 +107,8 @@ def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:
     with reading("its JSON"):
         unable = sorted(demands(gltf.tree) - DRAWN)
     if unable:
-        raise refused(f"not drawn: {', '.join(unable)}")
+        hint = "; render.renderer=blender draws it" if DRAWN_BY_BLENDER.issuperset(unable) else ""
+        raise refused(f"not drawn: {', '.join(unable)}{hint}")
     parts = [(vertices, index) for vertices, index in primitives(gltf) if len(vertices["POSITION"])]
     for vertices in (vertices for vertices, _ in parts if foreign and "COLOR_0" in vertices):
         vertices["COLOR_0"] = linear(vertices["COLOR_0"])  # bytes of sRGB there, linear in glTF

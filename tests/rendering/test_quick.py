@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
-from rendering.gltf import Gltf, demands, world_matrices
+from rendering.failure import Failure
+from rendering.gltf import DRAWN_BY_BLENDER, Gltf, demands, world_matrices
 from rendering.job import Job, to_json
 from rendering.quick import baking, mesh
 from rendering.quick import renderer as quick
@@ -408,6 +409,20 @@ def test_an_extension_that_the_file_does_not_announce_is_seen(draw, kind):
     builder.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": builder.texture([[[0, 0, 0]]])}), uv=QUAD_UV)
     builder.tree[kind][0]["extensions"] = {"EXT_mesh_gpu_instancing": {}}
     assert "EXT_mesh_gpu_instancing" in draw(builder)
+
+
+def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path):
+    chance = np.random.default_rng(0)
+    known = sorted(DRAWN_BY_BLENDER - mesh.DRAWN)
+    for _ in range(60):
+        names = list(chance.choice([*known, "EXT_meshopt_compression", "KHR_texture_basisu"], 3))
+        builder = Builder()
+        builder.mesh(*QUAD)
+        builder.tree["nodes"][0]["extensions"] = {name: {} for name in names}
+        with pytest.raises(Failure) as failure:
+            mesh.load_mesh(builder.write(tmp_path / "asset.glb"), 100)
+        assert all(name in failure.value.reason for name in names)
+        assert failure.value.reason.endswith("; render.renderer=blender draws it") == (set(names) <= set(known))
 
 
 def test_damage_is_refused_with_the_reason(draw, tmp_path):
