@@ -5,8 +5,9 @@ import os
 
 from dataset.records import Records, in_both
 from dataset.views import try_images
-from models.svd import choose_trainable, find_base, unet_skeleton
+from models.svd import choose_trainable, unet_skeleton
 from training.run_folder import run_folder
+from training.saved_model import find_base
 from utils.config import to_yaml
 from utils.errors import cut
 from utils.schemas import TrainConfig

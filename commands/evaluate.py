@@ -48,7 +48,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     if accelerator.is_main_process:
         model = {"checkpoint": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
         report = write_report(settings, model, differences, list(metrics), unavailable, sorted(chosen))
-        print_report(report, out)
+        print_report(report, settings)
     accelerator.wait_for_everyone()  # a rank that ends with 1 has the launcher end the others
     accelerator.end_training()
     return 1 if unavailable else 0
@@ -76,8 +76,9 @@ def with_progress(records: list[OrbitRecord], hidden: bool) -> Iterator[OrbitRec
             sys.stdout.flush()  # a log file is to show it now
 
 
-def print_report(report: dict, out: Path) -> None:
-    print(summary_table(report))
+def print_report(report: dict, settings: EvaluateSettings) -> None:
+    out = Path(settings.out)
+    print(summary_table(report, settings.views))
     for name, reason in report["unavailable"].items():
         print(f"{name} was not measured: {reason}")
     print(f"{out / 'index.html'}, {out / 'metrics.json'}, {out / 'metrics.csv'}")

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from pydantic import ConfigDict, field_validator
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from models.svd import TrainedFrom, load_part, load_scheduler, load_unet, save_layout
+from models.svd import load_part, load_scheduler, load_unet, save_layout
 from training.checkpoint import META
-from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation
+from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation, trained_from
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
 from utils.reading import Saved, read_json
@@ -96,10 +96,8 @@ def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
 def base_name(saved: SavedModel) -> str:
     """What the weights were trained from in the first place: a hub id as it is, or the last part of a folder's path."""
     base = saved.recipe["config"]["model"]["base"]
-    seen = set()
-    while (Path(base) / META).is_file() and base not in seen:  # a run that started from another one's checkpoint
-        seen.add(base)
-        base = read_json(Path(base) / META, TrainedFrom).config.model.base
+    if (saved.folder / META).is_file():
+        base = trained_from(saved.folder).base
     return Path(base).resolve().name if Path(base).exists() else base
 
 

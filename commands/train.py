@@ -16,7 +16,7 @@ from dataset.views import OrbitBatch, OrbitViews, measure_object_fill
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
-from models.svd import Svd, choose_trainable, find_base, load_svd
+from models.svd import Svd, choose_trainable, load_svd
 from training.checkpoint import prune, save_checkpoint
 from training.finite import StepCheck
 from training.launch import Accelerator, hide_bar, make_accelerator
@@ -24,6 +24,7 @@ from training.loading import load_batches, timed_next
 from training.memory import explain_out_of_memory, peak_memory_gib
 from training.resume import Resume, find_resume, restore
 from training.run_folder import open_run
+from training.saved_model import find_base
 from training.schedule import due, ema_decay_at, lr_at
 from training.state import prepare
 from training.stop import StopRequests

@@ -114,9 +114,8 @@ def to_csv(objects: list[dict]) -> str:
     return text.getvalue()
 
 
-def summary_table(report: dict) -> str:
+def summary_table(report: dict, views: str) -> str:
     """The means over the objects, for the terminal."""
-    views = report["settings"]["views"]
     title = f"{report['num_objects']} objects, {views} views"
     metrics = list(next(iter(report["summary"].values())))
     lines = [title + "".join(f"{name:>10}" for name in metrics)]

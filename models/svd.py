@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,22 +28,6 @@ LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
 
 
-class _Base(Saved):
-    base: str
-    revision: str | None
-    variant: str | None
-
-
-class _Config(Saved):
-    model: _Base
-
-
-class TrainedFrom(Saved):
-    """What the meta.json of a checkpoint says of the base that its training started from."""
-
-    config: _Config
-
-
 class _Layout(Saved):
     added_time_ids: tuple[str, ...]
 
@@ -57,22 +41,19 @@ class Svd:
 
 @dataclass(frozen=True)
 class Base:
-    """Where the parts are: all in one folder, but for a checkpoint, which holds UNets and names the base of the rest."""
+    """Where the parts lie: all in one folder, or the UNet in a checkpoint and the rest in the folder it was trained from."""
 
     unet: Path  # the UNet's own folder
-    rest: Path  # of the others
+    rest: Path  # the folder of all other parts
     variant: str | None  # of the weight files in `rest`
 
 
-def find_base(model: ModelSettings, config_only: bool = False) -> Base:
-    """`model.base` as folders; a hub id is downloaded (or found in the cache). Raises UserError saying how to get it.
+def find_parts(model: ModelSettings, config_only: bool = False) -> Base:
+    """Find `model.base`, a folder or a hub id, which is downloaded or found in the cache. Raises UserError saying how to get it.
 
-    `config_only`: of a hub repository only the UNet's config, to count with.
+    With `config_only` nothing but the UNet's config is downloaded, to count with.
     """
     folder = Path(model.base)
-    if (folder / "meta.json").is_file() and (folder / "unet_ema").is_dir():  # a checkpoint
-        keys = read_json(folder / "meta.json", TrainedFrom).config.model.model_dump()
-        return replace(find_base(model.model_copy(update=keys), config_only), unet=folder / "unet")
     if not folder.is_dir():
         folder = _download(model, config_only)
     missing = [part for part in (("unet",) if config_only else PARTS) if not (folder / part).is_dir()]

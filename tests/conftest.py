@@ -54,10 +54,10 @@ def trained_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def svd():
     """The committed tiny SVD. Session-wide: whoever changes it works on a copy."""
-    from models.svd import find_base, load_svd
+    from models.svd import find_parts, load_svd
 
     cfg = load_config(TrainConfig, [str(ROOT / "train_config/tiny_cpu.yaml"), f"model.base={ROOT / 'tiny_svd'}"])
-    return load_svd(find_base(cfg.model), cfg.model)
+    return load_svd(find_parts(cfg.model), cfg.model)
 
 
 @pytest.fixture(scope="session")

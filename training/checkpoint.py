@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,14 +27,15 @@ from torch import Tensor
 from models.svd import save_unet
 from training.launch import engine
 from training.masters import full_weights, is_deepspeed
+from training.meta import Meta
 from training.state import TrainState
 from utils.errors import UserError
 from utils.files import put_in_place, remove_folder, remove_unfinished, unfinished_path, write_atomically
+from utils.reading import read_json
 from utils.schemas import TrainSettings
 
 META = "meta.json"
 LATEST = "latest_checkpoint"  # in the run folder: the name of the newest one, to know of it when it is gone
-META_KEYS = ("step", "samples", "window", "config", "engine", "files")
 ENGINE_TAG = "zero"
 
 
@@ -57,43 +59,73 @@ def step_of(checkpoint: Path) -> int:
 
 
 def read_meta(checkpoint: Path) -> dict:
-    """Raises UserError if it cannot be read, or does not say what a checkpoint says."""
+    """Return what meta.json says. Raises UserError if it cannot be read, or does not say what a checkpoint says."""
     try:
-        meta = json.loads((checkpoint / META).read_text())
-    except (OSError, ValueError) as error:
-        raise damaged(checkpoint, f"{META} cannot be read: {error}") from None
-    missing = [key for key in META_KEYS if not isinstance(meta, dict) or key not in meta]
-    if missing:
-        raise damaged(checkpoint, f"{META} lacks {', '.join(missing)}")
+        meta = read_json(checkpoint / META, Meta).model_dump()
+    except UserError as error:
+        raise damaged(checkpoint, str(error)) from None
+    named = re.fullmatch(r"step_(\d{7,})", checkpoint.name)
+    if named and int(named[1]) != meta["step"]:
+        raise damaged(checkpoint, f"its {META} is of step {meta['step']}")
+    return meta
+
+
+def open_checkpoint(checkpoint: Path, part: str) -> dict:
+    """Return what meta.json says, once the files of `part` (unet or unet_ema) are known to be those that were saved."""
+    meta = read_meta(checkpoint)
+    verify(checkpoint, meta["files"], part)
     return meta
 
 
 def damaged(checkpoint: Path, why: str) -> UserError:
     """The error of a checkpoint that must not be used, with the one to go on from instead."""
-    earlier = [path for path in checkpoints(checkpoint.parent.parent) if step_of(path) < step_of(checkpoint)]
+    of_this_run = checkpoints(checkpoint.parent.parent)
+    earlier = of_this_run[: of_this_run.index(checkpoint)] if checkpoint in of_this_run else []
     way_on = f"remove it, and the same command goes on from {earlier[-1]}" if earlier else "there is no earlier one"
     return UserError(f"{checkpoint} is damaged: {why}; {way_on}")
 
 
-def verify(checkpoint: Path, files: dict[str, str]) -> None:
-    """Compare every file with its checksum in meta.json. Raises UserError naming the first that differs."""
-    found = checksums(checkpoint)
-    for name, expected in files.items():
+def verify(checkpoint: Path, files: dict[str, str], part: str = "") -> None:
+    """Compare the files of `part`, or all files, with their checksums. Raises UserError naming the first that differs.
+
+    A file that was not saved with the checkpoint is refused too: the libraries would load it as weights.
+    """
+    prefix = f"{part}/" if part else ""
+    expected = {name: digest for name, digest in files.items() if name.startswith(prefix)}
+    found = {prefix + name: digest for name, digest in checksums(checkpoint / part).items()}
+    if not expected:
+        raise damaged(checkpoint, f"{META} names no file of {part}")
+    for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             raise damaged(checkpoint, f"{name} is missing")
-        if found[name] != expected:
+        if name not in expected:
+            if _is_read(name):
+                raise damaged(checkpoint, f"{name} was not saved with it")
+        elif found[name] != expected[name]:
             raise damaged(checkpoint, f"{name} is not what was saved (its checksum differs)")
 
 
-def checksums(checkpoint: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file but meta.json; hashlib lets threads run side by side."""
-    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != META)
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(_sha256, paths)
-    return {path.relative_to(checkpoint).as_posix(): digest for path, digest in zip(paths, digests)}
+def _is_read(name: str) -> bool:
+    """Whether a file of a checkpoint is one that we or the libraries would read; notes and a .DS_Store are not."""
+    return ("/" in name and not Path(name).name.startswith(".")) or name.endswith((".safetensors", ".pt", ".bin"))
 
 
-def _sha256(path: Path) -> str:
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file but meta.json by its relative path. A file that has not changed is read only once."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != META)
+    with ThreadPoolExecutor() as pool:  # hashlib lets threads run side by side
+        digests = pool.map(_checksum, paths)
+        return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests)}
+
+
+def _checksum(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
+    """The checksum of a file as it is now: its inode, size and time only tell whether the remembered one still holds."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

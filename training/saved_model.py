@@ -8,8 +8,8 @@ from typing import Literal
 from accelerate import Accelerator
 from pydantic import Field, ValidationError
 
-from models.svd import Base, Svd, find_base, load_svd
-from training.checkpoint import META, checkpoints, read_meta
+from models.svd import Base, Svd, find_parts, load_svd
+from training.checkpoint import META, checkpoints, open_checkpoint, read_meta
 from training.masters import lend_unet
 from utils.config import Section
 from utils.errors import UserError
@@ -57,12 +57,45 @@ def find_saved_model(source: SourceSettings) -> SavedModel:
     )
 
 
+def find_base(model: ModelSettings, config_only: bool = False) -> Base:
+    """Find `model.base`: a hub id, a folder in the diffusers layout, or a checkpoint, whose UNet is verified.
+
+    With `config_only` nothing but the UNet's config is downloaded or looked at.
+    """
+    folder = Path(model.base)
+    if not (folder / META).is_file():
+        return find_parts(model, config_only)
+    if not config_only:
+        open_checkpoint(folder, "unet")
+    first = trained_from(folder)
+    origin = {"base": first.base, "revision": first.revision, "variant": first.variant}
+    return replace(find_parts(model.model_copy(update=origin), config_only), unet=folder / "unet")
+
+
+def trained_from(checkpoint: Path) -> ModelSettings:
+    """The settings of the first model behind a checkpoint, through all checkpoints that served as bases in between.
+
+    Raises UserError if that goes round in a circle.
+    """
+    seen: set[Path] = set()
+    folder = checkpoint
+    while (folder / META).is_file():
+        if folder.resolve() in seen:
+            raise UserError(f"{checkpoint}: was trained from itself, says its {META}: there is no first model")
+        seen.add(folder.resolve())
+        model = _section(ModelSettings, read_meta(folder), "model", folder)
+        folder = Path(model.base)
+    return model
+
+
 def _from_checkpoint(folder: Path, source: SourceSettings) -> SavedModel:
-    recipe = read_meta(folder)
+    part = "unet_ema" if source.weights == "ema" else "unet"
+    recipe = open_checkpoint(folder, part)
     model = _section(ModelSettings, recipe, "model", folder)
-    elsewhere = {"base": source.base, "revision": None, "variant": None} if source.base else {}
-    base = find_base(model.model_copy(update=elsewhere))
-    base = replace(base, unet=folder / ("unet_ema" if source.weights == "ema" else "unet"))
+    first = trained_from(folder)
+    if source.base:
+        first = first.model_copy(update={"base": source.base, "revision": None, "variant": None})
+    base = replace(find_parts(first), unet=folder / part)
     return _saved_model(folder, base, model, recipe, source.weights)
 
 
@@ -74,7 +107,7 @@ def _from_export(folder: Path, source: SourceSettings) -> SavedModel:
         raise UserError(f"base: {folder} has its own VAE and CLIP; leave base out")
     here = {"base": str(folder), "revision": None, "variant": None}
     model = _section(ModelSettings, recipe, "model", folder).model_copy(update=here)
-    return _saved_model(folder, find_base(model), model, recipe, recipe["weights"])
+    return _saved_model(folder, find_parts(model), model, recipe, recipe["weights"])
 
 
 def _saved_model(folder: Path, base: Base, model: ModelSettings, recipe: dict, weights: str) -> SavedModel:

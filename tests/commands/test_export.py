@@ -14,7 +14,8 @@ import main
 from dataset.inputs import input_view
 from models.edm import denoise
 from models.sampling import sample_orbits
-from models.svd import Base, Svd, find_base, load_svd, load_unet, save_unet
+from models.svd import Base, Svd, find_parts, load_svd, load_unet, save_unet
+from tests.helpers.runs import sign
 from training.checkpoint import load_unet_weights
 from training.launch import launched_accelerator
 from training.saved_model import find_saved_model, load_saved_model
@@ -95,6 +96,7 @@ def test_a_model_of_any_layout_computes_the_same_after_its_export(trained_run, l
     for part in ("unet", "unet_ema"):
         shutil.rmtree(checkpoint / part)
         save_unet(unet, layout, unet.state_dict(), checkpoint / part)
+    sign(checkpoint)
     assert export(checkpoint, tmp_path / "out") == 0
     stock = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out").unet
     noised, sigma = torch.randn(1, 3, 4, 4, 4, generator=random), torch.tensor([2.0])
@@ -115,7 +117,7 @@ def _with_ids(cond, ids: list[float]):
 def test_an_exported_folder_is_a_base_with_exactly_the_trained_weights(trained_run, exported, tiny_config):
     trained = load_unet_weights(trained_run / "checkpoints/step_0000001/unet_ema")
     cfg = tiny_config(f"model.base={exported}")
-    again = load_svd(find_base(cfg.model), cfg.model).unet.state_dict()
+    again = load_svd(find_parts(cfg.model), cfg.model).unet.state_dict()
     assert trained.keys() == again.keys()
     assert all(torch.equal(trained[name], again[name]) for name in trained)
     assert (again["conv_in.weight"] != load_unet_weights(Path("tiny_svd/unet"))["conv_in.weight"]).any()
@@ -130,6 +132,7 @@ def test_raw_weights_are_exported_when_asked_for(trained_run, tmp_path):
     save_unet(
         unet, ("fps_id", "elevation_deg", "noise_aug_strength"), {k: v + 1 for k, v in unet.state_dict().items()}, raw
     )
+    sign(raw.parent)
     assert export(run, tmp_path / "raw", "export.weights=raw") == 0
     assert export(run, tmp_path / "ema") == 0
     raw, ema = (load_unet_weights(tmp_path / name / "unet") for name in ("raw", "ema"))

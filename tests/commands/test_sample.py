@@ -17,6 +17,7 @@ from dataset.records import Records
 from dataset.views import measure_object_fill
 from models.sampling import guidance_scales
 from rendering.camera import camera_to_world, focal_length_px, project
+from tests.helpers.runs import sign
 from training.saved_model import find_saved_model
 from utils.errors import UserError
 from utils.schemas import DataSettings, SourceSettings
@@ -264,6 +265,7 @@ def broken_checkpoint(folder: Path, kind: str, trained_run: Path) -> Path:
         meta.write_text(meta.read_text().replace('"elevation_deg"', '"motion_bucket_id"'))
     elif kind == "two_ids":
         (checkpoint / "unet_ema/svd_mv.json").write_text('{"added_time_ids": ["elevation_deg", "noise_aug_strength"]}')
+        sign(checkpoint)
     elif kind == "other_version":
         meta.write_text(meta.read_text().replace('"cond_dropout"', '"conditional_dropout"'))
     elif kind == "truncated":
@@ -281,7 +283,7 @@ def broken_checkpoint(folder: Path, kind: str, trained_run: Path) -> Path:
         ("stock", "not elevation_deg: that is no multi-view model"),
         ("two_ids", "this UNet embeds 3 added time ids, but svd_mv.json names 2"),
         ("other_version", "written by another version of this program: noise.conditional_dropout"),
-        ("truncated", "unet_ema: cannot be loaded"),
+        ("truncated", "diffusion_pytorch_model.safetensors is not what was saved"),
         ("no_base", "elsewhere/tiny"),
     ],
 )

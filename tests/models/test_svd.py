@@ -15,7 +15,7 @@ from models.svd import (
     Base,
     choose_trainable,
     compile_blocks,
-    find_base,
+    find_parts,
     load_svd,
     load_unet,
     save_unet,
@@ -94,7 +94,7 @@ def model(**changes) -> ModelSettings:
 
 @pytest.mark.parametrize("layout", [STOCK_SHAPED, TWO, FOUR])
 def test_a_saved_unet_loads_again_in_its_own_layout_bit_by_bit(layout, tmp_path):
-    unet = load_unet(find_base(model()), model(added_time_ids=layout))
+    unet = load_unet(find_parts(model()), model(added_time_ids=layout))
     save_unet(unet, layout, unet.state_dict(), tmp_path / "unet")
     assert json.loads((tmp_path / "unet" / LAYOUT_FILE).read_text()) == {"added_time_ids": list(layout)}
     again = load_unet(Base(tmp_path / "unet", tmp_path, None), model(added_time_ids=layout))
@@ -103,7 +103,7 @@ def test_a_saved_unet_loads_again_in_its_own_layout_bit_by_bit(layout, tmp_path)
 
 
 def test_a_layout_that_does_not_fit_the_weights_says_what_to_write(tmp_path):
-    unet = load_unet(find_base(model()), model(added_time_ids=TWO))
+    unet = load_unet(find_parts(model()), model(added_time_ids=TWO))
     save_unet(unet, TWO, unet.state_dict(), tmp_path / "unet")
     (tmp_path / "unet" / LAYOUT_FILE).unlink()
     with pytest.raises(UserError, match=r"embeds 2 added time ids, but svd_mv.json names 3 .*write it"):
@@ -111,7 +111,7 @@ def test_a_layout_that_does_not_fit_the_weights_says_what_to_write(tmp_path):
 
 
 def test_weights_that_lack_a_tensor_are_refused_by_name(tmp_path):
-    unet = load_unet(find_base(model()), model())
+    unet = load_unet(find_parts(model()), model())
     state = unet.state_dict()
     del state["conv_in.weight"]
     save_unet(unet, STOCK_SHAPED, state, tmp_path / "unet")
@@ -136,7 +136,7 @@ def test_everything_loads_in_fp32_and_only_the_unet_is_trainable(svd):
 
 
 def test_temporal_and_spatial_divide_the_unet_and_share_only_the_id_embedding():
-    unet = load_unet(find_base(model()), model())
+    unet = load_unet(find_parts(model()), model())
     chosen = {}
     for train in ("all", "temporal", "spatial"):
         assert f"training {train}: " in choose_trainable(unet, train)
