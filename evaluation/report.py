@@ -17,6 +17,7 @@ from utils.reading import read_yaml
 from utils.schemas import DataSettings, EvaluateSettings
 
 PROTOCOLS = Path(__file__).parent.parent / "evaluate_config"
+PUBLISHED = PROTOCOLS / "published.yaml"
 
 
 def write_report(
@@ -43,7 +44,7 @@ def write_report(
     }
     write_atomically(out / "metrics.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "metrics.csv", to_csv(report["objects"]))
-    published = read_yaml(PROTOCOLS / "published.yaml")["gso"]
+    published = read_yaml(PUBLISHED)["gso"]
     videos = {}
     for item in objects:
         with open_file(out / item["video"]) as file:
@@ -80,8 +81,8 @@ def protocol_differences(settings: EvaluateSettings, data: DataSettings) -> list
     if settings.protocol is None:
         return ["no protocol was asked for"]
     path = PROTOCOLS / f"{settings.protocol}.yaml"
-    if not path.is_file():
-        raise UserError(f"evaluate.protocol: there is no {path.name} in evaluate_config/")
+    if path not in PROTOCOLS.glob("*.yaml") or path == PUBLISHED:
+        raise UserError(f"evaluate.protocol: there is no {settings.protocol}.yaml in evaluate_config/")
     now = settings.model_dump(mode="json")
     differences = [
         f"{key} is {now[key]}, not {value}"
@@ -110,8 +111,14 @@ def to_csv(objects: list[dict]) -> str:
     writer.writerow(["id", "elevation_deg", *("_".join(column) for column in columns)])
     for item in objects:
         numbers = [f"{item['metrics'][row][name][which]:.6g}" for row, name, which in columns]
-        writer.writerow([item["id"], item["elevation_deg"], *numbers])
+        writer.writerow([_quoted(item["id"]), item["elevation_deg"], *numbers])
     return text.getvalue()
+
+
+def _quoted(text: str) -> str:
+    """An id as a cell: control characters escaped, and a ' before what a spreadsheet would take for a formula."""
+    cell = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) else cell
 
 
 def summary_table(report: dict, views: str) -> str:
