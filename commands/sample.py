@@ -1,7 +1,6 @@
 """`main.py sample`: 21 views around the object of each image, with the cameras to reconstruct it from."""
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,12 @@ from training.saved_model import SavedModel, find_saved_model, load_saved_model,
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
 from utils.randomness import generator
+from utils.reading import Saved, read_json
 from utils.schemas import SampleConfig, SampleSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
-OUR_FILES = re.compile(r"\d{3}\.png|(input|sheet)\.png|video\.mp4|(transforms|sample)\.json")
+ABOUT = "sample.json"  # in a folder of views: what they were sampled from, and which files are ours
 USUAL_FILL = 0.8  # where the training data were opaque, so that there was nothing to measure
 
 
@@ -39,6 +39,13 @@ class Task:
     image: InputImage
     seed: int
     folder: Path  # where its views go
+
+
+class SavedAbout(Saved):
+    """What is read of sample.json."""
+
+    seed: int
+    files: list[str]
 
 
 def sample(cfg: SampleConfig) -> None:
@@ -94,13 +101,23 @@ def check_tasks(tasks: list[Task], settings: SampleSettings) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises UserError if the folder is there with anything in it that we did not write."""
+    """Raises UserError if the folder is there with anything in it that its sample.json does not list, or is a link."""
     for path in (folder, *folder.parents):
         if path.is_file():
             raise UserError(f"{path}: is a file, and the views go into a folder")
-    foreign = [path.name for path in folder.glob("*") if not OUR_FILES.fullmatch(path.name)]
-    if foreign:
-        raise UserError(f"{folder} would be replaced, but holds {foreign[0]}: move it, or choose another sample.out")
+    for path in (folder, folder.parent):
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, and what it points to would be replaced: choose another sample.out")
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    if not found:
+        return
+    ours = read_json(folder / ABOUT, SavedAbout).files if (folder / ABOUT).is_file() else []
+    for path in found:
+        if path.name not in ours or path.is_symlink() or not path.is_file():
+            raise UserError(
+                f"{folder} would be replaced, but holds {path.name}, which `sample` did not write: move it, or choose"
+                " another sample.out"
+            )
 
 
 def background_remover() -> Callable[[Image.Image], Image.Image]:
@@ -158,6 +175,7 @@ def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settin
     shown = to_uint8(input_)
     names = [f"{number:03d}.png" for number in range(len(frames))]
     cameras = orbit_cameras(names, task.image.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
+    check_replaceable(task.folder)  # once more, since sampling takes long
     with new_folder(task.folder) as unfinished:
         for name, frame in zip(names, frames):
             Image.fromarray(frame).save(unfinished / name)
@@ -165,4 +183,5 @@ def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settin
         write_mp4(unfinished / "video.mp4", frames)
         contact_sheet({"input": shown, "sample": frames}).save(unfinished / "sheet.png")
         (unfinished / "transforms.json").write_text(json.dumps(cameras, indent=1) + "\n")
-        (unfinished / "sample.json").write_text(json.dumps(about, indent=1) + "\n")
+        files = sorted([*(path.name for path in unfinished.iterdir()), ABOUT])
+        (unfinished / ABOUT).write_text(json.dumps(about | {"files": files}, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """What a model does with my image: files, framing, cameras, seeds, and every mistake one line."""
 
 import json
+import random
 import shutil
 import sys
 import types
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import main
-from commands.sample import background_remover
+from commands.sample import background_remover, check_replaceable
 from dataset.inputs import input_view
 from dataset.records import Records
 from dataset.views import measure_object_fill
@@ -311,6 +312,60 @@ def test_what_we_did_not_write_is_not_replaced(trained_run, images, tmp_path, ca
     (tmp_path / "file").touch()
     assert sample(trained_run, words[0], f"sample.out={tmp_path}/file/out") == 2
     assert "file: is a file" in capsys.readouterr().err
+
+
+NAMES = [*(f"{view:03d}.png" for view in range(21)), "input.png", "sheet.png", "transforms.json", "video.mp4"]
+
+
+def our_orbit(folder: Path) -> Path:
+    """A folder as `sample` writes it."""
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        (folder / name).write_text("content")
+    (folder / "sample.json").write_text(json.dumps({"seed": 0, "files": [*NAMES, "sample.json"]}))
+    return folder
+
+
+def test_a_folder_is_replaced_only_if_every_file_in_it_is_listed_as_ours(tmp_path):
+    """Some 200 folders: a file added, made a folder or a link, or the list taken away, cut or spoiled."""
+    dice = random.Random(0)
+    for number in range(200):
+        folder = our_orbit(tmp_path / f"{number}/image/seed_0")
+        check_replaceable(folder)
+        name = dice.choice(NAMES)
+        kind = dice.choice(
+            ("no list", "not listed", "foreign", "folder", "link", "spoiled", "odd", "linked", "linked above")
+        )
+        about = json.loads((folder / "sample.json").read_text())
+        if kind == "no list":
+            (folder / "sample.json").unlink()
+        elif kind == "not listed":
+            about["files"].remove(name)
+        elif kind == "foreign":
+            (folder / dice.choice(("021.png", ".hidden", "a.txt", "SAMPLE.json", "000.PNG"))).touch()
+        elif kind == "folder":
+            (folder / name).unlink()
+            (folder / name).mkdir()
+        elif kind == "link":
+            (folder / name).rename(tmp_path / f"{number}/kept")
+            (folder / name).symlink_to(tmp_path / f"{number}/kept")
+        elif kind == "odd":
+            about = dice.choice(([], {"files": None, "seed": 0}, {"seed": 0}, {"seed": 0, "files": [1]}, "files"))
+        elif kind == "linked":
+            folder = folder.rename(folder.with_name("mine"))
+            folder.with_name("seed_0").symlink_to(folder)
+            folder = folder.with_name("seed_0")
+        elif kind == "linked above":
+            folder.parent.rename(tmp_path / f"{number}/mine")
+            folder.parent.symlink_to(tmp_path / f"{number}/mine")
+        if kind in ("not listed", "odd"):
+            (folder / "sample.json").write_text(json.dumps(about))
+        if kind == "spoiled":
+            (folder / "sample.json").write_text("{")
+        before = sorted(folder.iterdir())
+        with pytest.raises(UserError):
+            check_replaceable(folder)
+        assert sorted(folder.iterdir()) == before
 
 
 def test_an_interrupted_video_leaves_no_folder_and_the_earlier_one_stays(trained_run, images, tmp_path, monkeypatch):
