@@ -63,7 +63,8 @@ def read_meta(checkpoint: Path) -> dict:
     try:
         meta = read_json(checkpoint / META, Meta).model_dump()
     except UserError as error:
-        raise damaged(checkpoint, str(error)) from None
+        why = str(error).removeprefix(f"{checkpoint / META}: ")
+        raise damaged(checkpoint, f"{META} is not one of a checkpoint: {why}") from None
     named = re.fullmatch(r"step_(\d{7,})", checkpoint.name)
     if named and int(named[1]) != meta["step"]:
         raise damaged(checkpoint, f"its {META} is of step {meta['step']}")
