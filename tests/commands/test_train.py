@@ -382,9 +382,13 @@ def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path,
     assert not (tmp_path / "file/r/STOP").exists(), "the next start removes it, and goes on"
 
 
+def test_killed_in_its_first_step_and_in_its_last_pruning_it_goes_on_to_the_same_end(tmp_path):
+    assert len(kill_and_resume(2, tmp_path)) == 2
+
+
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
-    """Four of the twenty moments of benchmarks/kill_and_resume.py: in a step, saving, and pruning."""
-    assert len(kill_and_resume(4, tmp_path)) == 4
+    assert len(kill_and_resume(20, tmp_path)) == 20
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "OMP_", "PYTEST_"))
-}
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "PYTEST_"))}
 
 
 def accelerate_launch(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
