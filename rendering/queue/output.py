@@ -27,7 +27,7 @@ from rendering.queue.held_out import held_out_of
 from rendering.queue.jsonl import Lines
 from utils.errors import UserError
 from utils.files import leaves_folder, remove, remove_unfinished, sync, write_atomically
-from utils.reading import Saved, read_json
+from utils.reading import InsidePath, Saved, read_json
 
 META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
@@ -62,6 +62,20 @@ class FailureLine(Saved):
     id: str
     kind: Literal[tuple(KINDS)]
     reason: str = ""
+
+
+class Frame(Saved):
+    """What must be in a camera of an orbit."""
+
+    file_path: InsidePath
+    azimuth_deg: float
+    elevation_deg: float
+
+
+class OrbitCameras(Saved):
+    """What must be in an orbit's cameras file."""
+
+    frames: Annotated[list[Frame], Field(min_length=1)]
 
 
 class SavedSettings(RootModel[dict[str, int | float | str | None]]):
@@ -139,7 +153,10 @@ class Output:
 
     @contextmanager
     def claim(self, object_id: str) -> Iterator[Path | None]:
-        """Lend an empty folder to render the object in, or None if another process is at it, or has finished it."""
+        """Lend an empty folder to render the object in, or None if another process is at it, or has finished it.
+
+        Raises UserError if OUT/ID is there and no orbit of render's.
+        """
         number = _number(object_id)
         if not self._take(number):
             yield None
@@ -151,6 +168,7 @@ class Output:
             if done:
                 yield None
             else:
+                self._check_free(object_id)
                 remove(folder)  # a process may have been killed since we looked
                 self.strip_path(object_id).unlink(missing_ok=True)  # it shows a former rendering
                 folder.mkdir()
@@ -160,12 +178,10 @@ class Output:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
 
     def keep(self, line: dict, orbit: Path) -> None:
-        """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError if OUT/ID is there and no orbit."""
+        """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError if OUT/ID is there and no orbit of render's."""
         final = self.folder / line["id"]
         final.parent.mkdir(parents=True, exist_ok=True)
-        # An orbit may be there: a run may have been killed before it wrote the line.
-        if final.exists() and not (final / CAMERAS).is_file():
-            raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
+        self._check_free(line["id"])  # once more, since rendering takes long
         if final.exists():
             final.rename(orbit.with_name("replaced"))  # this is removed with the claim
         # An id may be as long as a file system allows, so no longer, unfinished name stands beside it.
@@ -176,6 +192,12 @@ class Output:
             # Which of all orbits are a given number of them is not known before the end: see tidy.
             apart = self.held_out is not None and self.held_out < 1 and held_out_of([line["id"]], self.held_out)
             (self._held_out if apart else self._meta).append(line)
+
+    def _check_free(self, object_id: str) -> None:
+        """Raise UserError if OUT/ID is there and no orbit of render's. A run killed before it wrote the line leaves an orbit."""
+        final = self.folder / object_id
+        if os.path.lexists(final) and not _is_orbit(final):
+            raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
 
     def fail(self, line: dict, failure: Failure) -> None:
         with self.locked():
@@ -263,6 +285,18 @@ class Output:
                 return False
             raise
         return True
+
+
+def _is_orbit(folder: Path) -> bool:
+    """Whether all that is in a folder is a cameras file as render writes it, and the numbered views that it lists."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        names = [frame.file_path for frame in read_json(folder / CAMERAS, OrbitCameras).frames]
+    except UserError:
+        return False
+    numbered = all(re.fullmatch(rf"{number:03d}\.(png|webp)", name) for number, name in enumerate(names))
+    return numbered and {path.name for path in folder.iterdir()} <= {CAMERAS, *names}
 
 
 def _spread(items: list, count: int) -> list:

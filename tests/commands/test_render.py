@@ -268,10 +268,21 @@ def test_a_folder_keeps_to_its_environment_maps(tmp_path, capsys):
     assert "was rendered with render.hdris=1 maps, " in error and "other files in " in error and "(2 maps, " in error
 
 
-def test_a_foreign_folder_in_the_way_is_not_touched(tmp_path, capsys):
+FRAME = {"file_path": "000.png", "azimuth_deg": 0.0, "elevation_deg": 1.0}
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [None, "", '{"mine": 1}', json.dumps({"frames": [FRAME]}), json.dumps({"frames": [FRAME | {"file_path": "holiday.jpg"}]})],
+    ids=["none", "empty", "another", "with more beside it", "of other names"],
+)  # fmt: skip
+def test_a_foreign_folder_in_the_way_is_not_touched(cameras, tmp_path, capsys, monkeypatch):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out/a").mkdir(parents=True)
     (tmp_path / "out/a/holiday.jpg").touch()
+    if cameras is not None:
+        (tmp_path / "out/a/cameras.json").write_text(cameras)
+    monkeypatch.setattr(orbits, "run_job", lambda *_: pytest.fail("it is said before the rendering"))
     assert (
         main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL, *NO_FILTER]) == 2
     )
