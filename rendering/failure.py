@@ -1,5 +1,8 @@
 """Why an asset did not become an orbit, as `failures.jsonl` says it."""
 
+from utils.errors import one_line
+
+MAX_REASON = 300  # characters
 KINDS = {
     "unreadable": "the file is damaged, too large, or points outside its folder; no renderer saw it",
     "refused": "the renderer cannot draw it, or cannot draw it right",
@@ -12,11 +15,11 @@ KINDS = {
 
 
 class Failure(Exception):
-    """What costs one asset, not the run. `kind` is one of KINDS; the reason is one line that does not change from run to run."""
+    """What costs one asset, not the run. `kind` is one of KINDS; the reason is one short printable line, the same in every run."""
 
     def __init__(self, kind: str, reason: str):
         assert kind in KINDS, kind
-        super().__init__(" ".join(reason.split()))
+        super().__init__(one_line(reason, MAX_REASON))
         self.kind = kind
 
     @property

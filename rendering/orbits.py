@@ -100,10 +100,10 @@ def render_asset(asset: Asset, setup: Setup, stopped: Callable[[], bool]) -> tup
         try:
             orbit = draw_orbit(asset, folder, setup, stopped)
         except Failure as failure:
-            tqdm.write(f"{asset.id}: {failure.kind}: {failure.reason}")
             if failure.kind != "download":
                 elevation_deg = elevation_of(object_seed(asset.id, setup.cfg.render.seed), setup.cfg.render)
                 setup.output.fail(line | {"elevation": elevation_deg}, failure)
+            tqdm.write(f"{asset.id}: {failure.kind}: {failure.reason}")
             return asset, failure.kind
         setup.output.keep(line | orbit, folder / "orbit")
         return asset, RENDERED

@@ -26,7 +26,7 @@ def cut(text: str, limit: int = MAX_VALUE) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def one_line(message: str) -> str:
-    """A message for a terminal: one line, not too long, and nothing in it that a terminal would obey."""
-    line = cut(" ".join(message.split()), MAX_LINE)
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+def one_line(message: str, limit: int = MAX_LINE) -> str:
+    """A message for a terminal: one line of at most `limit` characters, with nothing in it that a terminal would obey."""
+    line = cut(" ".join(message.split()), limit)
+    return cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), limit)

@@ -165,13 +165,13 @@ def _tail(folder: Path) -> str:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
         lines = file.read().decode(errors="replace").replace(f"{folder}/", "").split("\n")
     said = [line.strip() for line in lines if any(letter.isalnum() for letter in line)]
-    return said[-1][:300] if said else ""
+    return said[-1] if said else ""
 
 
 def _read_views(job: Job, folder: Path) -> np.ndarray:
     refused = _read_result(Path(job.views, "result.json"), "refused", folder)
     if refused is not None:
-        raise Failure("refused", str(refused)[:300])
+        raise Failure("refused", str(refused))
     views = np.empty((len(job.camera_to_world), job.size_px, job.size_px, 4), np.uint8)
     for index in range(len(views)):
         name = f"{index:03d}.png"

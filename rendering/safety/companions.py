@@ -13,7 +13,6 @@ from urllib.parse import unquote_to_bytes
 from rendering.failure import Failure
 
 MAX_COMPANIONS = 4096  # files that one asset may name
-_SHOWN = 80  # characters of a name, in a reason
 # A line may go on after a backslash. Blender takes control characters and backslashes before a word for blanks.
 _CONTINUED = re.compile(rb"\\\r?\n")
 _MTLLIB = re.compile(
@@ -27,18 +26,17 @@ def unreadable(reason: str) -> Failure:
 
 def companion(folder: Path, name: str) -> Path:
     """Return the file that an asset in `folder` calls `name`. Raises Failure if it is missing, or elsewhere, links included."""
-    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):  # http:, file:, C:
-        raise unreadable(f"names the file '{shown}', which is outside its folder")
+        raise unreadable(f"names the file '{name}', which is outside its folder")
     try:
         path = (folder / name.replace("\\", "/")).resolve()
         inside, there = path.is_relative_to(folder.resolve()), path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
-        raise unreadable(f"names the file '{shown}', which cannot be") from None
+        raise unreadable(f"names the file '{name}', which cannot be") from None
     if not inside:
-        raise unreadable(f"names the file '{shown}', which is outside its folder")
+        raise unreadable(f"names the file '{name}', which is outside its folder")
     if not there:
-        raise unreadable(f"names the file '{shown}', which is missing")
+        raise unreadable(f"names the file '{name}', which is missing")
     return path
 
 

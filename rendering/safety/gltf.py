@@ -167,5 +167,5 @@ def _check_image(folder: Path, index: int, item: dict, views: list[dict], buffer
         return None
     found = resolve_uri(folder, uri)
     if for_pil and not _NOT_FOR_PIL_URI.match(uri):
-        check_texture(found, name if is_data(uri) else f"the texture '{uri[:200]}'")
+        check_texture(found, name if is_data(uri) else f"the texture '{uri}'")
     return found if isinstance(found, Path) else None

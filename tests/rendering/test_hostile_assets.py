@@ -140,6 +140,14 @@ def test_a_stop_ends_a_check_at_once(tmp_path, monkeypatch):
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.parametrize(
+    "name", [b"\xff.mtl", b"\x1b]0;title\x07.mtl", b"x" * 10**5, b"\xff" * 10**4, "\u202e.mtl".encode()]
+)
+def test_a_reason_is_one_short_printable_line_whatever_an_asset_names(name, tmp_path):
+    found = outcome(huge_obj(tmp_path, b"v 0 0 0\nmtllib " + name + b"\n"), tmp_path / "check")
+    assert found.startswith("unreadable: names the file '") and found.isprintable() and len(found) <= 320
+
+
 NUMBERS = [b"9" * 400, b"9" * 5000, b"-1", b"1e400", b"0.5", b"NaN", b"true", b"null", b'"many"', b"[]", b"{}", b"00"]
 HEADERS = [
     b"DDS |" + bytes(120),
