@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from utils.errors import UserError, cut, shown
 from utils.reading import explain, mistakes, parse_yaml, read_yaml
@@ -129,8 +128,8 @@ def _override(schema: type[Section], raw: dict, word: str) -> None:
         raw[section][field] = None if text == "null" else text  # a text stays as it was typed, 001 included
         return
     try:
-        raw[section][field] = parse_yaml(text)
-    except (YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raw[section][field] = parse_yaml(text, name)
+    except UserError:
         raise UserError(f"{cut(name)}: {shown(text)} is not a YAML value") from None
 
 

@@ -5,7 +5,16 @@ import reprlib
 MAX_VALUE = 200  # characters of a value that an error repeats
 MAX_LINE = 4000  # characters of a whole error
 
-_repr = reprlib.Repr()
+
+class _Repr(reprlib.Repr):
+    def repr_int(self, value: int, level: int) -> str:
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # Python writes none of more than 4,300 digits
+            return f"<a number of {value.bit_length():,} bits>"
+
+
+_repr = _Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = MAX_VALUE
 
 

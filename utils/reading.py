@@ -12,7 +12,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from utils.errors import UserError, cut, shown
 from utils.files import leaves_folder, open_file
 
-MAX_YAML_BYTES = 1 << 16
+MAX_YAML_BYTES = 1 << 14  # a longer one can take seconds to read
 MAX_YAML_DEPTH = 32
 MAX_YAML_ALIASES = 16  # each may repeat what holds others: a hundred of them can stand for more than any memory holds
 MAX_JSON_BYTES = 1 << 28
@@ -33,6 +33,8 @@ def _inside(path: str) -> str:
 
 InsidePath = Annotated[str, AfterValidator(_inside)]  # for a Saved's field that names a file in the same folder
 
+# What ruamel.yaml lets through beside its own errors: a ValueError for the date 2024-13-45, an IndexError for `!!int ""`.
+_YAML_SLIPS = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -69,23 +71,28 @@ def read_yaml(path: Path) -> dict:
         text = _read(path, MAX_YAML_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: cannot be read: not UTF-8 text") from None
-    try:
-        raw = parse_yaml(text)
-    except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "not valid YAML"
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: {cut(' '.join(problem.split()))}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {cut(str(error))}") from None
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections with keys, found {type(raw).__name__}")
     return raw
 
 
-def parse_yaml(text: str) -> object:
+def parse_yaml(text: str, place: str) -> object:
     """YAML 1.2, in which 1e-5 is a number, `no` a word and 1:30 a text; a key written twice is an error.
 
-    Raises YAMLError or ValueError, and whatever else ruamel.yaml lets through, as a ValueError for the date 2024-13-45.
+    Raises UserError, beginning with `place`.
     """
+    try:
+        return _parse_yaml(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise UserError(f"{place}:{mark.line + 1 if mark else 1}: {cut(' '.join(problem.split()))}") from None
+    except _YAML_SLIPS as error:
+        raise UserError(f"{place}: not valid YAML: {cut(str(error))}") from None
+
+
+def _parse_yaml(text: str) -> object:
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"it is longer than {MAX_YAML_BYTES >> 10} KiB")
     depth = aliases = 0
@@ -118,5 +125,5 @@ def _read(path: Path, max_bytes: int) -> bytes:
     with open_file(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
-        raise UserError(f"{path}: is larger than {max_bytes / 2**20:g} MiB, which cannot be meant")
+        raise UserError(f"{path}: is larger than {max_bytes >> 10:,} KiB, which cannot be meant")
     return data.removeprefix(b"\xef\xbb\xbf")

@@ -96,6 +96,10 @@ def test_a_mutated_report_is_a_report_or_one_error_that_names_the_file(tmp_path)
         "run: {name: !!int x}",
         "run: {name: !!timestamp x}",
         "run: {name: !!float x}",
+        'run: {name: !!int ""}',
+        'run: {name: !!float ""}',
+        "run: {name: " + "[?,?," * 3_000 + "}",
+        "run: {name: " + "[" * 10_000,
         "run: {name: !!binary x}",
         "run: !!set {a, b}",
         "? [a, b]\n: c",
@@ -161,7 +165,7 @@ def test_a_double_dash_before_a_key_is_accepted():
 
 
 def test_what_errors_repeat_is_cut_and_holds_nothing_that_a_terminal_obeys():
-    for value in ("x" * 10**7, ["x" * 10**6] * 10**4, {"x" * 10**6: 1}, 10**3000):
+    for value in ("x" * 10**7, ["x" * 10**6] * 10**4, {"x" * 10**6: 1}, 10**3000, 10**5000, [10**5000]):
         assert len(shown(value)) < 2000
     assert cut("a" * 1000) == "a" * 97 + " ... " + "a" * 97 and cut("short") == "short"
     line = one_line("a\x1b[2J\n\tb\r\x07\x9b\u202e\ud800 é" + "z" * 10**6)
