@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -21,6 +20,7 @@ from rendering.queue.output import Output
 from rendering.queue.process import Stopped
 from rendering.queue.settings import check_settings
 from rendering.sheets import write_sheets
+from utils.files import user_path
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals
 
@@ -29,11 +29,12 @@ def render(cfg: RenderConfig) -> int:
     """Returns the exit code: 0, 1 if an asset of this process failed (filtered ones did not), 128 + n after signal n."""
     render = cfg.render
     command = find_renderer(render).command(render.executable)
-    hdris = list_hdris(Path(render.hdris).expanduser()) if render.hdris else None
+    hdris = list_hdris(user_path(render.hdris)) if render.hdris else None
     source = open_assets(render)
     mine = division_of(os.environ).of(source.assets)
-    signals = StopSignals(signal.SIGTERM, signal.SIGINT)
-    with Output(Path(render.out).expanduser().absolute(), render.held_out) as output, signals as stop:
+    # Whatever hangs, a second signal ends the process at once, as a SIGKILL would; its renderers end with it.
+    signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
+    with Output(user_path(render.out).absolute(), render.held_out) as output, signals as stop:
         check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)
@@ -44,17 +45,27 @@ def render(cfg: RenderConfig) -> int:
         try:
             results = render_assets(todo, setup, stop.requested)
             counts = follow(results, len(mine), len(mine) - len(todo))
+            complete = finish(setup, stop)
         except Stopped:
             if stop.number is None:
                 raise
             print(f"stopped by {signal.Signals(stop.number).name}; the same command goes on from here")
             return 128 + stop.number
-        complete = output.tidy(asset.id for asset in source.assets)
-        if render.sheet_rows:
-            write_sheets(output, render.sheet_rows)
         print_summary(output, mine, counts, time.monotonic() - started, complete)
         _, failed = output.finished()
         return int(bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine))
+
+
+def finish(setup: Setup, stop: StopSignals) -> bool:
+    """Sort the jsonl files and draw the sheets. Returns whether the list is finished. Raises Stopped."""
+    if stop.requested():
+        raise Stopped
+    complete = setup.output.tidy(asset.id for asset in setup.source.assets)
+    if stop.requested():
+        raise Stopped
+    if setup.cfg.render.sheet_rows:
+        write_sheets(setup.output, setup.cfg.render.sheet_rows)
+    return complete
 
 
 def follow(results: Iterator[tuple[Asset, str]], total: int, done: int) -> Counter:

@@ -27,7 +27,7 @@ from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
 from rendering.sheets import strip
 from utils.errors import UserError
-from utils.files import write_file
+from utils.files import user_path, write_file
 from utils.schemas_render import RenderConfig, RenderSettings
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
@@ -55,7 +55,7 @@ def find_renderer(render: RenderSettings) -> ModuleType:
 
 
 def open_assets(render: RenderSettings) -> AssetFolder | ObjaverseList:
-    path = Path(render.assets).expanduser()
+    path = user_path(render.assets)
     if path.suffix.lower() == ".txt" and path.is_file():
         return ObjaverseList(path, render.licenses)
     if not path.is_dir():

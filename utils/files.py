@@ -121,9 +121,18 @@ def sync(paths: Iterable[Path]) -> None:
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            with naming(path):
+                os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it: `~` and `~NAME` are home folders. Raises UserError if there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{cut(text, MAX_SHOWN_PATH)}: there is no such home folder") from None
 
 
 def open_file(path: Path) -> BinaryIO:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 class StopSignals:
     """A context manager that notes the first of its signals in `number`, and leaves the handlers as it found them.
 
-    `on_second` is called with the number of every further one. A signal that was ignored stays so, as SIGHUP is under nohup.
+    Each further signal calls `on_second(number)`. A signal that was ignored stays so, as SIGHUP is under nohup.
     """
 
     def __init__(self, *numbers: int, on_second: Callable[[int], object] | None = None):

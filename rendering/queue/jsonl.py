@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from utils.errors import UserError
-from utils.files import new_file
+from utils.files import naming, new_file
 
 BLOCK_BYTES = 1 << 20
 
@@ -61,10 +61,12 @@ class Lines:
         tail = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size - self._end, self._end)
         line = self._parse(tail)
         if tail and line is None:
-            self._file.truncate(self._end)
+            with naming(self.path):
+                self._file.truncate(self._end)
         elif tail:  # an editor's
-            self._file.write(b"\n")
-            self._file.flush()
+            with naming(self.path):
+                self._file.write(b"\n")
+                self._file.flush()
             self._note(line, len(tail) + 1)
         return True
 
@@ -94,9 +96,10 @@ class Lines:
     def append(self, line: dict) -> None:
         """Write the line at once and sync it. Raises OSError if the disk is full; `read_to_end` cuts off what was written."""
         data = json.dumps(line).encode() + b"\n"
-        if os.write(self._file.fileno(), data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            if os.write(self._file.fileno(), data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
         self._note(line, len(data))
 
     def rewrite(self, ids: Iterable[str], other: "Lines | None" = None) -> None:

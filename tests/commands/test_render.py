@@ -1,5 +1,7 @@
 """`main.py render` with a stand-in for the renderer: what is written, what is not, and that kills and divisions leave no trace."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -27,7 +29,7 @@ from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
 from rendering.queue.held_out import held_out_of
 from rendering.queue.jsonl import Lines
-from rendering.queue.output import FailureLine, Output, _number
+from rendering.queue.output import SHEETS, FailureLine, Output, _number
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
@@ -228,6 +230,7 @@ def test_webp_holds_the_same_pixels(tmp_path):
         (["render.out={folder}/assets/a.stl/out"], "cannot be written: Not a directory"),
         (["render.renderer=rembrandt"], "no 'rembrandt'; the renderers are quick, blender"),
         (["render.hdris={folder}/empty"], "holds no .hdr or .exr file"),
+        *(([f"render.{key}=~nosuchuser/x"], "~nosuchuser/x: there is no such") for key in ("assets", "out", "hdris")),
         (["render.licenses=[by]"], "the licences of a folder's files are not known"),
         (["render.elevation_min_deg=40.0"], "elevation_min_deg 40.0 is above elevation_max_deg 30.0"),
         (["render.held_out=1.5"], "must be a share below 1, or a whole number"),
@@ -431,6 +434,21 @@ def test_a_full_disk_is_one_line_that_names_the_file_whichever_it_is(tmp_path, c
         assert f"{name}: cannot be written or read: No space left on device" in error
 
 
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_line_that_finds_no_space_names_its_file(call, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lines = Lines(tmp_path / "a.jsonl", FailureLine)
+    lines.read_on()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError) as error:
+            lines.append({"id": "a", "kind": "crashed"})
+    lines.close()
+    assert error.value.filename == str(tmp_path / "a.jsonl")
+
+
 FOREIGN = (
     ".DS_Store",
     "Thumbs.db",
@@ -585,6 +603,24 @@ def test_sigterm_ends_it_soon_and_the_same_command_goes_on(tmp_path):
     assert ended(process) == 128 + signal.SIGTERM
     make(tmp_path / "assets", {"b": "draws"})
     assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
+
+
+def test_a_second_signal_ends_it_where_it_hangs(tmp_path):
+    assets, out = make(tmp_path / "assets", {"a": "draws"}), tmp_path / "out"
+    out.mkdir()
+    with open(out / ".lock", "w+b") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX, 1, SHEETS)
+        process = start(assets, out)
+        while not (out / "svd_meta.jsonl").exists() or not (out / "svd_meta.jsonl").read_bytes():
+            process.join(0.05)
+            assert process.exitcode is None
+        process.join(1)  # by now it is at the sheets, or about to be
+        os.kill(process.pid, signal.SIGHUP)
+        process.join(1)
+        second = process.exitcode is None
+        if second:
+            os.kill(process.pid, signal.SIGHUP)
+        assert ended(process) == 128 + signal.SIGHUP and second
 
 
 # Objaverse, through a stand-in for its package.
