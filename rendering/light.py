@@ -4,6 +4,7 @@ An environment is float32 H 2H 3: radiance in linear sRGB, laid out as job.envir
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import UserError
+from utils.files import open_file
 
 # Of twelve maps of Poly Haven, a matt white of 0.8 comes to 0.6 to 1.1 where it is turned to the light and to 0.04 to 0.22 where it
 # is turned away; at 0.75 it would burn, in eleven of them, on a tenth to a quarter of all sides.
@@ -21,6 +23,7 @@ MEAN_RADIANCE = 0.5
 PEAK = 300
 WIDTH_PX = 512
 MAX_PIXELS = 8192 * 4096
+MAX_BYTES = 600 << 20  # MAX_PIXELS of four floats each are 512 MiB
 LIGHT_STREAM = 1  # what is drawn from an object's seed has a number each; orbits.py has another
 # The colour of a black body at these temperatures in linear sRGB, its brightest channel 1.
 TEMPERATURES_K = (2700, 4000, 5500, 6500, 9000)
@@ -35,7 +38,9 @@ def object_seed(object_id: str, seed: int) -> int:
 def list_hdris(folder: Path) -> tuple[Path, ...]:
     """Return the .hdr and .exr files of a folder, by name. Raises UserError if there are none."""
     found = sorted(
-        path for path in folder.glob("*") if path.suffix.lower() in READERS and not path.name.startswith(".")
+        path
+        for path in folder.glob("*")
+        if path.suffix.lower() in READERS and not path.name.startswith(".") and path.is_file()
     )
     if not found:
         raise UserError(f"{folder}: {'holds no .hdr or .exr file' if folder.is_dir() else 'no such folder'}")
@@ -120,6 +125,9 @@ def black_body(temperature_k: float) -> np.ndarray:
 @lru_cache(maxsize=64)  # all objects share a folder of maps
 def load_hdri(path: Path) -> np.ndarray:
     """Read H 2H 3, WIDTH_PX wide or as wide as the file, if that is less. Raises UserError with the path."""
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise UserError(f"{path}: is larger than {MAX_BYTES >> 20} MiB")
     try:
         radiance = READERS[path.suffix.lower()](path)
     except OSError as error:

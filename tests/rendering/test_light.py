@@ -1,3 +1,4 @@
+import os
 import sys
 
 import numpy as np
@@ -173,8 +174,21 @@ def test_what_is_no_environment_is_one_error_with_the_path(tmp_path, name):
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf])
 def test_radiance_that_cannot_be_is_an_error_with_the_path(tmp_path, monkeypatch, value):
     monkeypatch.setitem(sys.modules["rendering.light"].READERS, ".hdr", lambda path: np.full((4, 8, 3), value))
+    (tmp_path / "a.hdr").touch()
     with pytest.raises(UserError, match=r"a\.hdr: holds negative or infinite"):
         load_hdri(tmp_path / "a.hdr")
+
+
+def test_a_pipe_is_no_map_and_a_map_of_gigabytes_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.hdr")
+    with pytest.raises(UserError, match=r"holds no \.hdr"):
+        list_hdris(tmp_path)
+    with pytest.raises(UserError, match=r"pipe\.hdr: cannot be read: it is not a regular file"):
+        load_hdri(tmp_path / "pipe.hdr")
+    with open(tmp_path / "sparse.hdr", "wb") as file:
+        file.truncate(5 << 30)
+    with pytest.raises(UserError, match=r"sparse\.hdr: is larger than 600 MiB"):
+        load_hdri(tmp_path / "sparse.hdr")
 
 
 def test_a_folder_without_maps_and_an_exr_without_its_library_are_errors(tmp_path, monkeypatch):
