@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from rendering.queue.output import ACCEPTED, REJECTED, SHEETS, Output
+from utils.errors import UserError
+from utils.images import open_image, open_rgba
 
 NUM_VIEWS, TILE_PX = 8, 96
 LABEL_PX, LABEL_LETTERS, LABEL_LINES = 300, 46, 7
@@ -28,17 +30,16 @@ def write_sheets(output: Output, num_rows: int) -> None:
 
     with output.alone(SHEETS):  # whoever writes last has seen all lines
         accepted, rejected = output.sample(num_rows)
-        # There is none for what was left out for its licence, or is being rendered again by another process.
-        strips = {
-            line["id"]: tiles for line in rejected if (tiles := _tiles(output.strip_path(line["id"]))) is not None
-        }
         sheets = {
             ACCEPTED: {
                 _label(line, f"{line['elevation'][0]:g} degrees"): _orbit(output.folder, line) for line in accepted
             },
-            REJECTED: {_label(line, line["reason"]): strips[line["id"]] for line in rejected if line["id"] in strips},
+            REJECTED: {_label(line, line["reason"]): _tiles(output.strip_path(line["id"])) for line in rejected},
         }
-        for name, rows in sheets.items():
+        for name, all_rows in sheets.items():
+            # Views may be removed or damaged. There is no strip of what was left out for its licence, or is being
+            # rendered again by another process.
+            rows = {label: tiles for label, tiles in all_rows.items() if tiles is not None}
             data = io.BytesIO()
             if rows:
                 contact_sheet(rows, LABEL_PX).save(data, "PNG")
@@ -55,19 +56,23 @@ def _label(line: dict, text: str) -> str:
     return "\n".join(lines[:LABEL_LINES])
 
 
-def _orbit(folder: Path, line: dict) -> np.ndarray:
-    from utils.images import open_rgba
-
+def _orbit(folder: Path, line: dict) -> np.ndarray | None:
+    """Return small views of an orbit, or None if one of them cannot be read."""
     paths = [folder / name for name in _some(line["image_path"])]
-    views = np.stack([np.asarray(open_rgba(path).resize((TILE_PX, TILE_PX), Image.Resampling.BOX)) for path in paths])
+    try:
+        images = [open_rgba(path) for path in paths]
+    except UserError:
+        return None
+    views = np.stack([np.asarray(image.resize((TILE_PX, TILE_PX), Image.Resampling.BOX)) for image in images])
     return _split(strip(views))[: len(paths)]
 
 
 def _tiles(path: Path) -> np.ndarray | None:
+    """Return the views of a strip, or None if it cannot be read."""
     try:
-        with Image.open(path, formats=["PNG"]) as row:
-            return _split(row)
-    except FileNotFoundError:
+        with open_image(path, path) as row:
+            return _split(row.convert("RGB")) if row.size == (TILE_PX * NUM_VIEWS, TILE_PX) else None
+    except UserError:
         return None
 
 

@@ -7,6 +7,9 @@ from pydantic import field_validator, model_validator
 from utils.config import Section, key
 from utils.schemas import Seed
 
+# Of all views of an orbit, which are in memory together: 1.3 GiB as RGBA. dataset/views.py has the same limit.
+MAX_ORBIT_PIXELS = 21 * 4096**2
+
 
 class RenderSettings(Section):
     assets: str = key(
@@ -54,6 +57,14 @@ class RenderSettings(Section):
         if self.elevation_min_deg > self.elevation_max_deg:
             raise ValueError(
                 f"elevation_min_deg {self.elevation_min_deg} is above elevation_max_deg {self.elevation_max_deg}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_orbit_that_can_be_loaded(self):
+        if (pixels := self.num_views * self.size_px**2) > MAX_ORBIT_PIXELS:
+            raise ValueError(
+                f"num_views of size_px are {pixels:,} pixels, and an orbit has at most {MAX_ORBIT_PIXELS:,}"
             )
         return self
 

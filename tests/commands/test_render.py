@@ -233,6 +233,7 @@ def test_webp_holds_the_same_pixels(tmp_path):
         *(([f"render.{key}=~nosuchuser/x"], "~nosuchuser/x: there is no such") for key in ("assets", "out", "hdris")),
         (["render.licenses=[by]"], "the licences of a folder's files are not known"),
         (["render.elevation_min_deg=40.0"], "elevation_min_deg 40.0 is above elevation_max_deg 30.0"),
+        (["render.num_views=1000", "render.size_px=4096"], "an orbit has at most 352,321,536"),
         (["render.held_out=1.5"], "must be a share below 1, or a whole number"),
         (["render.held_out=0"], "render.held_out: "),
         (["render.num_view=4"], "did you mean render.num_views?"),
