@@ -3,7 +3,7 @@
 The worker is started as `*command(executable) JOB.json`, once an object, so that a crash, a hang or a leak costs that object only.
 It reads the fields of Job from the file, writes `000.png`, `001.png`, ... (8 bit sRGB, straight alpha, transparent pixels
 black) into `views`, then `result.json` there: {"refused": null}, or {"refused": "reason"} for what this renderer cannot draw. No
-`result.json`, or an exit code other than 0 and MACHINE_EXIT_CODE, is a crash.
+`result.json`, or an exit code other than 0, MACHINE_EXIT_CODE and NOT_STARTED_EXIT_CODE, is a crash.
 """
 
 import json
@@ -14,6 +14,8 @@ import numpy as np
 
 # The exit code of a worker that could draw no asset at all; the last line of its stderr says why.
 MACHINE_EXIT_CODE = 2
+# The exit code of a worker that could not be started, as shells have it.
+NOT_STARTED_EXIT_CODE = 127
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import psutil
 from PIL import Image, UnidentifiedImageError
 
 from rendering.failure import Failure
-from rendering.job import MACHINE_EXIT_CODE, Job, to_json
+from rendering.job import MACHINE_EXIT_CODE, NOT_STARTED_EXIT_CODE, Job, to_json
 from utils.errors import UserError
 from utils.files import write_file
 
@@ -65,7 +65,8 @@ def check_in_process(
     """
     job, result = folder / "check.json", folder / "checked.json"
     write_file(job, json.dumps({"asset": str(asset.absolute()), "max_bytes": max_bytes, "result": str(result)}))
-    run_worker([sys.executable, str(_CHECK), str(job)], folder, limits, None, stopped, what="its check")
+    command = [sys.executable, str(_CHECK), str(job)]
+    run_worker(command, folder, limits, None, stopped, "the check", machine_codes=(NOT_STARTED_EXIT_CODE,))
     failure = _read_result(result, "failure", folder)
     if failure is not None:
         raise Failure(*failure)
@@ -78,12 +79,16 @@ def run_worker(
     environment: Mapping[str, str] | None,
     stopped: Callable[[], bool],
     what: str = "the renderer",
+    machine_codes: Sequence[int] = (MACHINE_EXIT_CODE, NOT_STARTED_EXIT_CODE),
 ) -> None:
-    """Run a worker till it has ended well, with its log in `folder`. Raises what run_job does."""
+    """Run a worker till it has ended well, with its log in `folder`. Raises what run_job does.
+
+    `machine_codes`: the exit codes for which the machine is to blame, not the asset.
+    """
     code = _run(command, folder / "log", limits, environment, stopped)
     if code:
         tail = _tail(folder)
-        if code == MACHINE_EXIT_CODE:
+        if code in machine_codes:
             raise UserError(f"{what} cannot run here: {tail or 'it gives no reason'}")
         raise _crashed(folder, f"{_exit_name(code)}: {tail or 'no message'}")
 

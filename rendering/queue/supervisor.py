@@ -17,7 +17,7 @@ def main() -> None:
     except OSError as error:
         sys.stderr.write(f"error: {sys.argv[1]}: cannot be started: {error.strerror}\n")
         sys.stderr.flush()
-        os._exit(2)  # job.MACHINE_EXIT_CODE: nothing of ours can be imported under -I
+        os._exit(127)  # job.NOT_STARTED_EXIT_CODE: nothing of ours can be imported under -I
     threading.Thread(target=_end_with_parent, daemon=True).start()
     code = process.wait()
     os._exit(code if code >= 0 else 128 - code)  # not through exit handlers: the thread is still reading
