@@ -103,7 +103,10 @@ class Gltf:
     """An open file. `tree` is its JSON; `folder` is where the files are that it names."""
 
     def __init__(self, data: bytes, folder: Path):
-        self.folder, self.binary, text = folder, b"", data
+        self.folder = folder
+        self.binary = b""
+        self._buffers: dict[int, bytes] = {}
+        text = data
         if data[:4] == b"glTF":  # 4.4
             length = int.from_bytes(data[12:16], "little")
             text, self.binary = data[20 : 20 + length], data[28 + length :]
@@ -139,9 +142,15 @@ class Gltf:
 
     def _view(self, index: int) -> bytes:
         view = self.tree["bufferViews"][index]
-        buffer, start = self.tree["buffers"][view["buffer"]], view.get("byteOffset", 0)
-        data = self._resource(buffer["uri"]) if "uri" in buffer else self.binary
-        return data[start : start + view["byteLength"]]
+        start = view.get("byteOffset", 0)
+        return self._buffer(view["buffer"])[start : start + view["byteLength"]]
+
+    def _buffer(self, index: int) -> bytes:
+        """Return a buffer, which is read once: a file may have thousands of views of it."""
+        if index not in self._buffers:
+            buffer = self.tree["buffers"][index]
+            self._buffers[index] = self._resource(buffer["uri"]) if "uri" in buffer else self.binary
+        return self._buffers[index]
 
     def _resource(self, uri: str) -> bytes:
         found = resolve_uri(self.folder, uri)

@@ -67,6 +67,9 @@ def _check(folder: Path, text: bytes, binary: _Buffer | None) -> list[Path]:
         gltf = json.loads(text)
         if not str(gltf["asset"]["version"]).startswith("2."):
             raise unreadable(f"glTF version {gltf['asset']['version']}, only 2 is read")
+        for kind in ("buffers", "images"):
+            if len(gltf.get(kind, [])) > MAX_COMPANIONS:
+                raise unreadable(f"holds {len(gltf[kind]):,} {kind}, more than {MAX_COMPANIONS:,}")
         buffers = [_open_buffer(folder, item, index, binary) for index, item in enumerate(gltf.get("buffers", []))]
         views = gltf.get("bufferViews", [])
         expands = sum(_check_buffer(index, *pair) for index, pair in enumerate(zip(gltf.get("buffers", []), buffers)))
@@ -75,8 +78,6 @@ def _check(folder: Path, text: bytes, binary: _Buffer | None) -> list[Path]:
         expands += sum(_check_accessor(index, item, views) for index, item in enumerate(gltf.get("accessors", [])))
         if expands > MAX_UNBACKED_BYTES:
             raise unreadable(f"announces {expands / 2**30:,.1f} GiB that the file does not hold")
-        if len(gltf.get("images", [])) > MAX_COMPANIONS:
-            raise unreadable(f"holds {len(gltf['images']):,} images, more than {MAX_COMPANIONS:,}")
         images = [
             _check_image(folder, index, item, views, buffers) for index, item in enumerate(gltf.get("images", []))
         ]

@@ -201,6 +201,21 @@ def test_a_sheet_and_a_strip_go_with_what_they_showed(tmp_path):
     assert not any((out / ".rejected").iterdir())
 
 
+def test_a_damaged_strip_and_a_removed_view_are_left_out_of_the_sheets(tmp_path):
+    assets, out = (
+        make(tmp_path / "assets", dict.fromkeys("cd", "draws") | dict.fromkeys("efg", "vanishes")),
+        tmp_path / "out",
+    )
+    run(assets, out)
+    before = [Image.open(out / name).height for name in ("accepted.png", "rejected.png")]
+    (out / "c/000.png").unlink()
+    strips = sorted((out / ".rejected").iterdir())
+    strips[0].write_bytes(b"damaged")
+    Image.new("RGB", (9, 9)).save(strips[1])
+    assert run(assets, out) == 0
+    assert all(Image.open(out / name).height < old for name, old in zip(("accepted.png", "rejected.png"), before))
+
+
 def test_files_that_no_renderer_should_see_are_failures_and_the_run_goes_on(tmp_path):
     reasons = make_bad(tmp_path / "assets/bad")
     make(tmp_path / "assets", {"draws": "draws"})

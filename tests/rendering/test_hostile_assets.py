@@ -45,6 +45,7 @@ ENDS = {
     "raise MemoryError": "crashed: exit code 1: MemoryError",
     "raise BaseException('odd')": "crashed: exit code 1: BaseException: odd",
     "import sys; sys.exit(0)": "crashed: ended without a result",
+    "import sys; sys.exit(2)": "crashed: exit code 2: no message",
     "import os; os.abort()": "crashed: killed by SIGABRT",
     "import time; time.sleep(60)": "timeout: took more than 1.5 s",
     "import re; re.match(r'(a*)*b', 'a' * 60)": "timeout: took more than 1.5 s",
@@ -111,6 +112,12 @@ HUGE = {
         "unreadable: names the file 'a.png', which is missing",
     ),
     "sparse library": (sparse_library, "unreadable: an .mtl of more than 64 MiB"),
+    "buffers": (
+        lambda folder: huge_obj(
+            folder, b'{"asset": {"version": "2.0"}, "buffers": [' + b"{}," * 10**5 + b"{}]}"
+        ).rename(folder / "b.gltf"),
+        "unreadable: holds 100,001 buffers",
+    ),
     "images of a file": (
         lambda folder: huge_gltf(folder, {"uri": "a.png"}, 10**6),
         "unreadable: holds 1,000,000 images",
