@@ -1,4 +1,7 @@
-"""The one place where image files are opened: only formats of a list, and every failure is one error."""
+"""Opening image files: only formats of a list, and every failure is one error.
+
+Only the textures of 3D assets are opened elsewhere, in rendering/safety/textures.py and quick/mesh.py, in the same formats.
+"""
 
 import io
 import warnings
@@ -21,7 +24,7 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
     """An image of one of IMAGE_FORMATS, from a file or from what a file holds; pixels are decoded when asked for.
 
     Raises UserError, beginning with `name`, for what cannot be opened, and for whatever fails inside the block: nothing
-    but work on the image belongs there.
+    but work on the image belongs there. A MemoryError stays one, since the image may be good.
     """
     try:
         with warnings.catch_warnings():
@@ -32,7 +35,7 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
                 Image.open(file, formats=IMAGE_FORMATS) as image,
             ):
                 yield image
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name}: not an image file that we read ({', '.join(IMAGE_FORMATS)})") from None

@@ -87,3 +87,8 @@ def test_bytes_are_opened_like_a_file_under_their_name():
         open_image(b"%!PS-Adobe-3.0 EPSF-3.0", "the texture"),
     ):
         pass
+
+
+def test_too_little_memory_says_nothing_about_the_image():
+    with pytest.raises(MemoryError), open_image(saved("PNG"), "the texture"):
+        raise MemoryError
