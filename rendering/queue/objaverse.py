@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rendering.failure import Failure
-from rendering.queue.assets import Asset, Fetched, check_ids
+from rendering.queue.assets import Asset, Fetched
 from utils.errors import UserError
 from utils.files import read_lines
 
@@ -30,17 +30,18 @@ class ObjaverseList:
             raise UserError(f"{path}: a list of Objaverse uids takes `pip install objaverse`") from None
         self.package, self.licenses, self.cache = objaverse, licenses, Path(objaverse.BASE_PATH)
         self._index_is_whole = False
-        self.assets = []
+        uids: set[str] = set()
         for place, line in read_lines(path):
             uid = line.partition("#")[0].strip()
             if uid and not re.fullmatch(r"[0-9a-f]{32}", uid):
                 raise UserError(f"{place}: expected an Objaverse uid of 32 hexadecimal digits, found '{uid[:80]}'")
+            if uid in uids:
+                raise UserError(f"{place}: {uid} is in the list already")
             if uid:
-                self.assets.append(Asset(uid, f"objaverse:{uid}"))
-        if not self.assets:
+                uids.add(uid)
+        if not uids:
             raise UserError(f"{path}: holds no Objaverse uid")
-        self.assets.sort(key=lambda asset: asset.id)
-        check_ids(self.assets)
+        self.assets = [Asset(uid, f"objaverse:{uid}") for uid in sorted(uids)]
 
     @contextmanager
     def fetched(self, asset: Asset, index_lock: AbstractContextManager) -> Iterator[Fetched]:
@@ -49,7 +50,9 @@ class ObjaverseList:
             license_name = self._license(asset.id)
         with self._removed_if_ours(asset.id):
             with self._download_failures():
-                path = self.package.load_objects([asset.id], download_processes=1)[asset.id]
+                path = self.package.load_objects([asset.id], download_processes=1).get(asset.id)
+            if path is None:
+                raise Failure("download", "the objaverse package fetched nothing and gave no reason")
             yield Fetched(Path(path), {"license": license_name})
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import importlib
 import json
 import multiprocessing
 import os
@@ -710,6 +711,14 @@ def test_without_a_network_nothing_is_written_down(objaverse, monkeypatch):
     assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 0
 
 
+def test_an_object_that_the_package_skips_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):
+    package = importlib.import_module("objaverse")
+    load = package.load_objects
+    monkeypatch.setattr(package, "load_objects", lambda uids, **more: {} if uids == UIDS[:1] else load(uids, **more))
+    assert run(objaverse / "uids.txt", objaverse / "out") == 1
+    assert f"{UIDS[0]}: download: the objaverse package fetched nothing" in capsys.readouterr().out
+
+
 def test_a_torn_index_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):
     monkeypatch.setenv("TORN_INDEX", "1")
     assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
@@ -748,7 +757,7 @@ tests.run(Path({str(objaverse / "uids.txt")!r}), Path({str(objaverse / "out")!r}
     [
         ("chair\n", r"uids.txt:1: expected an Objaverse uid of 32 hexadecimal digits, found 'chair'"),
         ("# none\n", "holds no Objaverse uid"),
-        (f"{UIDS[0]}\n{UIDS[0]}\n", "would both be object"),
+        (f"{UIDS[0]}\n{UIDS[0]}\n", f"uids.txt:2: {UIDS[0]} is in the list already"),
     ],
 )
 def test_a_list_that_is_none_is_refused(text, message, objaverse, capsys):
