@@ -55,7 +55,7 @@ def export(cfg: ExportConfig) -> None:
     out = Path(cfg.export.out).absolute()
     saved = find_saved_model(cfg.export)
     require_elevation(saved)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out} is there already: choose another export.out, or remove it")
     card = model_card(saved, out.name, metrics_table(cfg.export.metrics, saved))
     pipeline = stock_pipeline(saved)

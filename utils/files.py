@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from utils.errors import UserError, cut
 
+FORMER = ".former"  # how the hidden name of a folder ends that is being replaced
 MAX_NAME_BYTES = 200  # of a name made from an id
 MAX_SHOWN_PATH = 1000  # characters of a path that an error repeats
 MAX_LIST_BYTES = 1 << 30  # of a file of ids or images: a million lines are some 50 MB
@@ -61,7 +62,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An unfinished folder that takes the place of `folder` once the block has ended well."""
+    """An unfinished folder that takes the place of `folder` once the block has ended well. Raises UserError for a link."""
+    refuse_link(folder)
     folder = folder.resolve()
     unfinished = unfinished_path(folder)
     try:
@@ -75,7 +77,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def put_in_place(unfinished: Path, path: Path) -> None:
     """Sync an unfinished file or folder and rename it to `path`, whose former content is removed.
 
-    A former folder is moved out of sight first, next to `unfinished`: at no moment is half a folder in sight.
+    A former folder is first renamed to `.NAME.XXXXXXXX.former`. If we are killed before its successor is in place,
+    `remove_unfinished` brings it back. Raises UserError if a folder would replace a link.
     """
     if not unfinished.is_dir():
         sync([unfinished])
@@ -83,12 +86,19 @@ def put_in_place(unfinished: Path, path: Path) -> None:
         sync([path.parent])
         return
     sync([*unfinished.rglob("*"), unfinished])
-    former = unfinished.with_name(unfinished_path(path).name)
+    refuse_link(path)
+    former = unfinished_path(path).with_suffix(FORMER)
     if os.path.lexists(path):
         path.rename(former)
     unfinished.rename(path)
     sync([path.parent])
     remove(former)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise UserError for a link: neither it nor what it points to is ours to replace."""
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link: choose another place, or remove it")
 
 
 def remove_folder(folder: Path) -> None:
@@ -99,11 +109,17 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder` of writing `name`, or of writing anything.
+    """Remove what killed processes left in `folder` of writing `name`, or of writing anything. Bring back a former folder.
 
     To be called only where no other process can be writing the same.
     """
     pattern = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{pattern}.????????{FORMER}"):
+        final = path.with_name(path.name[1 : -len(".XXXXXXXX" + FORMER)])
+        if os.path.lexists(final):
+            remove(path)
+        else:
+            path.rename(final)
     for path in folder.glob(f".{pattern}.????????.unfinished"):
         remove(path)
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from utils.errors import UserError
 from utils.files import file_name, new_file, new_folder, put_in_place, remove_folder, remove_unfinished, unfinished_path
 
 
@@ -68,7 +69,15 @@ with new_folder(folder) as unfinished:
     remove_unfinished(tmp_path, "another")
     assert names(tmp_path) == left, "what others may be writing stays"
     remove_unfinished(tmp_path, "a")
-    assert names(tmp_path) == (["a"] if place == "in the block" else [])
+    assert (names(tmp_path), names(tmp_path / "a")) == (["a"], ["old"]), "the former folder is there again"
+
+
+def test_a_former_folder_is_removed_once_its_successor_is_there(tmp_path):
+    for name in ("a", ".a.0123abcd.former", ".b.0123abcd.former"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    remove_unfinished(tmp_path)
+    assert names(tmp_path) == ["a", "b"]
 
 
 def test_sweeping_removes_links_and_never_follows_them(tmp_path):
@@ -88,14 +97,18 @@ def test_sweeping_removes_links_and_never_follows_them(tmp_path):
     assert (names(tmp_path), names(target)) == (["users"], ["work"])
 
 
-def test_a_folder_takes_the_place_of_a_link_and_not_of_what_it_points_to(tmp_path):
+def test_a_folder_replaces_neither_a_link_nor_what_it_points_to(tmp_path):
     target = tmp_path / "users"
     target.mkdir()
     (tmp_path / "a").symlink_to(target)
     unfinished = unfinished_path(tmp_path / "a")
     unfinished.mkdir()
-    put_in_place(unfinished, tmp_path / "a")
-    assert names(tmp_path) == ["a", "users"] and not (tmp_path / "a").is_symlink()
+    with pytest.raises(UserError, match="a: is a link"):
+        put_in_place(unfinished, tmp_path / "a")
+    unfinished.rmdir()
+    with pytest.raises(UserError, match="a: is a link"), new_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == ["a", "users"] and (tmp_path / "a").is_symlink()
 
 
 @pytest.mark.parametrize("name", ["a*b", "[ab]", "ü" * 100, "x.y", "?"])
