@@ -82,7 +82,8 @@ def read_keys() -> set[tuple[str, str]]:
     """
     pairs = set()
     for path in SOURCES:
-        if path.name.startswith("schemas"):
+        # Blender's own `render` has keys too.
+        if path.name.startswith("schemas") or path.is_relative_to(ROOT / "rendering/blender"):
             continue
         command = "evaluate" if path.parent.name == "evaluation" else path.stem.split("_")[0]
         for node in ast.walk(ast.parse(path.read_text())):
