@@ -14,7 +14,7 @@ FOV_DEG, RADIUS, FILL = 33.8, 0.5, 0.9
 
 
 def orbit_distance(fov_deg: float = FOV_DEG, radius: float = RADIUS, fill: float = FILL) -> float:
-    """Return how far a camera is in whose frame a sphere of `radius` has `fill` times the frame's width; 1.896 by default."""
+    """Return the distance from which a sphere of `radius` fills `fill` of the frame's width: 1.896 by default."""
     return radius / np.sin(np.arctan(fill * np.tan(np.radians(fov_deg / 2))))
 
 

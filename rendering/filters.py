@@ -67,8 +67,8 @@ def box_extents(masks: np.ndarray, elevation_deg: float) -> np.ndarray:
     """V H W silhouettes of an orbit -> the object's length, width and height, about, in parts of the frame.
 
     A standing box of length L and width T is L |sin a| + T |cos a| wide, a the azimuth from its long side: the best L, T and
-    turn are fitted. A box is as high in the frame as it is high, and as it is deep (wide, a quarter of a turn on) times the sine of
-    the elevation: what the depth explains is taken off.
+    turn are fitted. A box's height in the frame is its own height plus its depth times the sine of the elevation. The depth is its
+    width a quarter turn later. We subtract that part.
     """
     spans = _spans(masks)
     num_views = len(masks)

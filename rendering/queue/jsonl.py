@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class Lines:
-    """Knows where the lines are, not what they say, for one of 84 views takes 4 kB. The last line of an id counts."""
+    """Keeps the place of each line, not its text: a line with 84 views is 4 kB long. The last line of an id counts."""
 
     def __init__(self, path: Path, schema: type[BaseModel]):
         """Raises UserError in what reads, for a line that the schema does not allow."""

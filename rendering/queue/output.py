@@ -2,9 +2,9 @@
 
 An orbit is OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk, and then a line in svd_meta.jsonl. A
 failure is a line in failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does.
-Byte 0 is held by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. So a
-folder there whose byte is free was left by a killed process, and machines that share the file system see what the others are
-doing. Two more bytes are for what takes long and must not hold up the others: see `alone`.
+Byte 0 is held by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. If a
+folder is there and its byte is free, a killed process left it. This works across machines that share the file system. Two more
+bytes are for what takes long and must not hold up the others: see `alone`.
 """
 
 import errno
@@ -262,7 +262,7 @@ class Output:
             )
 
     def write_sheet(self, name: str, data: bytes | None) -> None:
-        """Write a sheet. Without data an older one is removed, for it would show what is no longer so."""
+        """Write a sheet. Without data, remove the old sheet, which is out of date."""
         with self.alone(FILES):
             if data is None:
                 (self.folder / name).unlink(missing_ok=True)

@@ -22,8 +22,10 @@ from rendering.job import MACHINE_EXIT_CODE, NOT_STARTED_EXIT_CODE, Job, to_json
 from utils.errors import UserError
 from utils.files import write_file
 
-POLL_S, MEMORY_POLL_S = 0.05, 0.25
-MAX_LOG_BYTES, MIN_FREE_BYTES = 64 << 20, 1 << 20
+POLL_S = 0.05
+MEMORY_POLL_S = 0.25
+MAX_LOG_BYTES = 64 << 20
+MIN_FREE_BYTES = 1 << 20
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _CHECK = Path(__file__).parents[1] / "safety/worker.py"
 

@@ -24,7 +24,9 @@ def converted(path: Path) -> Gltf:
     """Return the file as glTF. Raises Failure."""
     import trimesh
 
-    described, source, more = {}, path, {}
+    described = {}
+    source = path
+    more = {}
     if path.suffix.lower() == ".obj":
         described = _described(obj_libraries(path))
         # trimesh names the parts by their materials if there are two, whatever is in them.

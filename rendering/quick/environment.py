@@ -33,7 +33,7 @@ class Environment:
     def importance_samples(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return K directions (K 3), the radiance from each (K 3) and the solid angle that each stands for (K).
 
-        One half is spread evenly over the sphere, the other half is where the light is.
+        Half of the directions are spread evenly, half are drawn in proportion to the light.
         """
         texels = directions(PREFILTERED_SIZE[0]).reshape(-1, 3)
         steps = (np.arange(count // 2) + 0.5) / (count // 2)

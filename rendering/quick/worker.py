@@ -46,14 +46,17 @@ class Scene:
     """A mesh in its light, ready to be asked for the radiance along a ray."""
 
     def __init__(self, mesh: Mesh, environment: np.ndarray):
-        self.mesh, self.environment, self.embree = mesh, Environment(environment), rtcore_scene.EmbreeScene()
+        self.mesh = mesh
+        self.environment = Environment(environment)
+        self.embree = rtcore_scene.EmbreeScene()
         mesh_construction.TriangleMesh(self.embree, np.ascontiguousarray(mesh.corners.position))
         self.leaving = bake_lighting(mesh, self.embree, self.environment)
 
     def radiance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """N 4: premultiplied linear colour and alpha along N rays, through as many layers as let light through."""
         live = np.arange(len(origins))
-        total, transmitted = np.zeros((len(live), 4), np.float32), np.ones((len(live), 1), np.float32)
+        total = np.zeros((len(live), 4), np.float32)
+        transmitted = np.ones((len(live), 1), np.float32)
         for _ in range(MAX_LAYERS):
             hit = self.embree.run(origins[live], directions[live], query="INTERSECT", output=1)
             met = hit["primID"] >= 0
@@ -104,9 +107,11 @@ class Scene:
 
 def render_view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
     """H W 4: premultiplied linear, the mean of side x side rays a pixel."""
-    size, focal_px = job.size_px, focal_length_px(job.size_px, job.fov_deg)
+    size = job.size_px
+    focal_px = focal_length_px(size, job.fov_deg)
     places = (np.arange(size * side) + 0.5) / side - size / 2
-    rows, strips = max(1, RAYS_AT_ONCE // (size * side * side)) * side, []
+    rows = max(1, RAYS_AT_ONCE // (size * side * side)) * side
+    strips = []
     for start in range(0, size * side, rows):
         x, y = np.meshgrid(places, places[start : start + rows])
         seen = np.stack([x, -y, np.full_like(x, -focal_px)], axis=-1).reshape(-1, 3)

@@ -20,7 +20,10 @@ _NOT_FOR_PIL_URI = re.compile(r"data:image/(ktx2|vnd-ms\.dds)|(?!data:).*\.(ktx2
 
 @dataclass(frozen=True)
 class _Buffer:
-    """Where a buffer's bytes are: `size` of them from `start` of a file, or in a data URI; `size` 0 and neither: nowhere."""
+    """Where a buffer's bytes are: `size` of them from `start` of a file, or in a data URI.
+
+    A buffer without bytes has size 0, no file and no data.
+    """
 
     size: int
     file: Path | None = None
