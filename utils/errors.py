@@ -36,6 +36,6 @@ def cut(text: str, limit: int = MAX_VALUE) -> str:
 
 
 def one_line(message: str, limit: int = MAX_LINE) -> str:
-    """A message for a terminal: one line of at most `limit` characters, with nothing in it that a terminal would obey."""
+    """A message for a terminal: one line, at most `limit` long, and nothing in it that a terminal would obey."""
     line = cut(" ".join(message.split()), limit)
     return cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), limit)

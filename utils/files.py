@@ -62,7 +62,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An unfinished folder that takes the place of `folder` once the block has ended well. Raises UserError for a link."""
+    """An unfinished folder that takes the place of `folder` once the block has ended well. Links are refused."""
     refuse_link(folder)
     folder = folder.resolve()
     unfinished = unfinished_path(folder)
@@ -109,7 +109,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder` of writing `name`, or of writing anything. Bring back a former folder.
+    """Remove what killed processes left in `folder` of writing `name`, or of writing anything.
+
+    A former folder whose successor is not there comes back.
 
     To be called only where no other process can be writing the same.
     """

@@ -33,7 +33,7 @@ def _inside(path: str) -> str:
 
 InsidePath = Annotated[str, AfterValidator(_inside)]  # for a Saved's field that names a file in the same folder
 
-# What ruamel.yaml lets through beside its own errors: a ValueError for the date 2024-13-45, an IndexError for `!!int ""`.
+# What ruamel.yaml raises beside its own errors: a ValueError for the date 2024-13-45, an IndexError for `!!int ""`.
 _YAML_SLIPS = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 Schema = TypeVar("Schema", bound=BaseModel)

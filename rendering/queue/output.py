@@ -178,7 +178,7 @@ class Output:
             fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
 
     def keep(self, line: dict, orbit: Path) -> None:
-        """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError if OUT/ID is there and no orbit of render's."""
+        """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError as `claim` does."""
         final = self.folder / line["id"]
         final.parent.mkdir(parents=True, exist_ok=True)
         self._check_free(line["id"])  # once more, since rendering takes long
@@ -194,7 +194,7 @@ class Output:
             (self._held_out if apart else self._meta).append(line)
 
     def _check_free(self, object_id: str) -> None:
-        """Raise UserError if OUT/ID is there and no orbit of render's. A run killed before it wrote the line leaves an orbit."""
+        """Raise UserError if OUT/ID is no orbit of render's. One may be there of a run killed before it wrote the line."""
         final = self.folder / object_id
         if os.path.lexists(final) and not _is_orbit(final):
             raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
