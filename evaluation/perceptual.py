@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from evaluation.metrics import Metric
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 
 
 class Unavailable(UserError):
@@ -41,7 +41,7 @@ def load_clip(name: str, device: torch.device) -> Metric:
         processor = CLIPImageProcessor.from_pretrained(name)
         network, info = CLIPVisionModelWithProjection.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
-        raise Unavailable(f"'{name}' cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise Unavailable(f"'{name}' cannot be loaded: {first_line(error)}") from None
     if missing := [*info["missing_keys"], *info["mismatched_keys"]]:  # they would be random
         raise Unavailable(f"'{name}' lacks weights: {', '.join(map(str, missing))[:200]}")
     network = network.to(device).eval()

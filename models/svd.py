@@ -20,7 +20,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import Encoders
-from utils.errors import UserError, shown
+from utils.errors import UserError, first_line, shown
 from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
 
@@ -76,7 +76,7 @@ def _download(model: ModelSettings, config_only: bool) -> Path:
             snapshot_download(model.base, revision=model.revision, allow_patterns=wanted, ignore_patterns=unwanted)
         )
     except HFValidationError as error:
-        why = f"has a name the hub cannot have: {str(error).splitlines()[0]}"
+        why = f"has a name the hub cannot have: {first_line(error)}"
     except GatedRepoError:
         why = "is gated: accept its licence on its hub page, then log in with `hf auth login` (or set HF_TOKEN)"
     except LocalEntryNotFoundError:
@@ -85,7 +85,7 @@ def _download(model: ModelSettings, config_only: bool) -> Path:
             f" `hf download {model.base}`, then copy the cache, or the repository as a folder, and set model.base to it"
         )
     except HfHubHTTPError as error:
-        why = f"was answered by: {str(error).splitlines()[0]}; it may need `hf auth login`, or the name is not right"
+        why = f"was answered by: {first_line(error)}; it may need `hf auth login`, or the name is not right"
     raise UserError(f"model.base: '{model.base}' is no folder here, and as a hub repository it {why}")
 
 

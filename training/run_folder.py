@@ -122,6 +122,6 @@ def _log_to(path: Path) -> None:
         log.removeHandler(handler)
         handler.close()
     for handler in (_Console(), _RunLog(path)):
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
     log.propagate = False

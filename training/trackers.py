@@ -5,7 +5,7 @@ import os
 import secrets
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import write_atomically
 from utils.schemas import RunSettings
 from utils.video import gif_bytes, read_mp4
@@ -20,7 +20,7 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, owes_validation: bool):
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
         write_atomically(path, "".join(line for line in lines if _is_kept(line, step, owes_validation)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -38,6 +38,8 @@ class Metrics:
 
 def _is_kept(line: str, step: int, owes_validation: bool) -> bool:
     """Whether a resumed run keeps a line of metrics.jsonl. A line that was cut off is dropped."""
+    if not line.endswith("\n"):
+        return False
     try:
         values = json.loads(line)
         kept = values["step"] <= step
@@ -48,14 +50,17 @@ def _is_kept(line: str, step: int, owes_validation: bool) -> bool:
 
 
 class TensorBoard:
+    """RUN/tensorboard. Points of an earlier process after `step` are hidden; ours are in the file before a method returns."""
+
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
     def video(self, step: int, name: str, path: Path) -> None:
         # add_video needs moviepy 1 and writes nothing, silently, with 2; a GIF in an image summary is what it made.
@@ -65,6 +70,7 @@ class TensorBoard:
         _, height, width, channels = frames.shape
         image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=gif_bytes(frames))
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        self.writer.flush()
 
     def close(self, failed: bool) -> None:
         self.writer.close()
@@ -75,20 +81,22 @@ class Wandb:
         import wandb
 
         id_file = folder / "wandb_id"
-        if not step or not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
+        run_id = id_file.read_text() if step and id_file.exists() else ""
+        if not run_id:
+            run_id = secrets.token_hex(4)
+            write_atomically(id_file, run_id)
         try:
             self.run = wandb.init(
                 project=run.project,
                 name=run.name,
-                id=id_file.read_text(),
+                id=run_id,
                 resume="allow",
                 dir=folder,
                 config=config,
             )
         except wandb.errors.Error as error:
             raise UserError(
-                f"run.tracker: wandb: {str(error).splitlines()[0]}; log in with `wandb login`, or set WANDB_MODE=offline,"
+                f"run.tracker: wandb: {first_line(error)}; log in with `wandb login`, or set WANDB_MODE=offline,"
                 " or use run.tracker=tensorboard"
             ) from None
         # An axis of our own: wandb's counter drops whatever is logged at a step it has passed.

@@ -35,6 +35,11 @@ def cut(text: str, limit: int = MAX_VALUE) -> str:
     return f"{text[:half]} ... {text[-half:]}"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or the name of its class if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def one_line(message: str, limit: int = MAX_LINE) -> str:
     """A message for a terminal: one line, at most `limit` long, and nothing in it that a terminal would obey."""
     line = cut(" ".join(message.split()), limit)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.trackers import Metrics, Trackers
+from training.trackers import Metrics, TensorBoard, Trackers
 from utils.config import to_json
 from utils.errors import UserError
 from utils.video import write_mp4
@@ -57,6 +57,7 @@ def test_wandb_keeps_every_scalar_and_video_at_its_step_and_a_resumed_run_is_the
         trackers.scalars(2, {"val/psnr_novel": 12.0})  # the same step again, and an earlier one: nothing is dropped
         trackers.video(1, "val/chair", tmp_path / "a.mp4")
     run_id = (tmp_path / "wandb_id").read_text()
+    assert run_id
     time.sleep(1.1)  # wandb names a session's folder by the second
     with Trackers(tmp_path, 2, False, cfg.run, to_json(cfg), is_main_process=True) as trackers:
         trackers.scalars(3, {"train/loss": 0.125})
@@ -97,6 +98,29 @@ def test_metrics_are_cut_back_to_the_step_and_a_torn_line_is_dropped(tmp_path):
     path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3}\nnot json\n{"step": 2, "b')
     Metrics(path, 2, owes_validation=False).scalars(3, {"a": 0.1})
     assert path.read_text() == '{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3, "a": 0.1}\n'
+
+
+def test_a_whole_row_without_its_line_end_is_dropped_so_that_the_next_row_has_its_own_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}')
+    Metrics(path, 2, owes_validation=False).scalars(3, {"a": 0.1})
+    assert path.read_text() == '{"step": 1}\n{"step": 3, "a": 0.1}\n'
+
+
+def test_tensorboard_has_each_point_at_once_and_a_start_at_step_0_hides_those_of_a_dead_run(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def points() -> list[tuple[int, float]]:
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        return [(event.step, event.value) for event in events.Scalars("a")]
+
+    dead = TensorBoard(tmp_path, 0)
+    dead.scalars(1, {"a": 1.0})
+    dead.scalars(2, {"a": 2.0})
+    assert points() == [(1, 1.0), (2, 2.0)]  # it is not closed
+    time.sleep(1.1)  # TensorBoard reads a folder's files by the second in their names
+    TensorBoard(tmp_path, 0).scalars(1, {"a": 3.0})
+    assert points() == [(1, 3.0)]
 
 
 def test_the_val_lines_of_a_step_are_cut_where_its_validation_is_owed(tmp_path):
