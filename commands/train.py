@@ -17,11 +17,12 @@ from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
 from models.svd import Svd, choose_trainable, load_svd
-from training.checkpoint import prune, save_checkpoint
+from training.checkpoint import save_checkpoint
 from training.finite import StepCheck
 from training.launch import Accelerator, hide_bar, make_accelerator
 from training.loading import load_batches, timed_next
 from training.memory import explain_out_of_memory, peak_memory_gib
+from training.pruning import prune
 from training.resume import Resume, find_resume, restore
 from training.run_folder import open_run
 from training.saved_model import find_base
@@ -64,7 +65,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         state = prepare(svd.unet, cfg.model, cfg.optim, accelerator)
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
-        validation = Validation(folder, held_out, cfg.data, cfg.validation, svd, trackers)
+        validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
         object_fill = measure_object_fill(records, cfg.data) if main else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
@@ -114,10 +115,11 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
                 log.info(f"saved {save_checkpoint(folder, meta, state)}")
                 if main:
                     prune(folder, cfg.train)
-            if stopping:
+            validates = validation_due(step, cfg.validation.every_steps, last_step)
+            if stopping and (validates or step < last_step):
                 log.info(f"stopped at step {step} as requested; the same command goes on from there")
                 return
-            if validation_due(step, cfg.validation.every_steps, last_step):
+            if validates:
                 validation.run(step, state)
     log.info(f"finished {last_step} steps in {folder}")
 

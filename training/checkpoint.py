@@ -29,10 +29,9 @@ from training.launch import engine
 from training.masters import full_weights, is_deepspeed
 from training.meta import Meta
 from training.state import TrainState
-from utils.errors import UserError
-from utils.files import put_in_place, remove_folder, remove_unfinished, unfinished_path, write_atomically
+from utils.errors import UserError, first_line
+from utils.files import put_in_place, unfinished_path, write_atomically
 from utils.reading import read_json
-from utils.schemas import TrainSettings
 
 META = "meta.json"
 LATEST = "latest_checkpoint"  # in the run folder: the name of the newest one, to know of it when it is gone
@@ -150,10 +149,10 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
             (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
             put_in_place(unfinished, final)
             write_atomically(run_folder / LATEST, final.name + "\n")
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError of a full disk
+    except (OSError, SafetensorError) as error:
         kept = checkpoints(run_folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        raise UserError(f"{final}: cannot be saved: {str(error).splitlines()[0]}; {last}") from error
+        raise UserError(f"{final}: cannot be saved: {first_line(error)}; {last}") from error
     accelerator.wait_for_everyone()
     return final
 
@@ -163,11 +162,24 @@ def _write_state(folder: Path, state: TrainState) -> None:
     with state.ema.in_place_of_masters():
         _write_weights(folder / "unet_ema", state)
     if is_deepspeed(state.accelerator):
-        state.model.save_checkpoint(str(folder / "engine"), tag=ENGINE_TAG, exclude_frozen_parameters=True)
+        with _disk_errors():
+            state.model.save_checkpoint(str(folder / "engine"), tag=ENGINE_TAG, exclude_frozen_parameters=True)
         parts = {str(i): part.contiguous() for i, part in enumerate(state.ema.parts)}
         save_file(parts, _ema_part(folder, state.accelerator))
     elif state.accelerator.is_main_process:
-        torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+        with _disk_errors():
+            torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Make an OSError of what torch.save raises on a full disk, a RuntimeError. CUDA and NCCL raise classes derived from it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        raise OSError(first_line(error)) from error
 
 
 def _write_weights(folder: Path, state: TrainState) -> None:
@@ -203,7 +215,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     except pickle.UnpicklingError as error:
         raise damaged(checkpoint, f"a pickle in it is refused: {_why_refused(error)}") from None
     except (OSError, EOFError, KeyError, SafetensorError) as error:
-        raise damaged(checkpoint, str(error).splitlines()[0]) from None
+        raise damaged(checkpoint, first_line(error)) from None
 
 
 def _why_refused(error: Exception) -> str:
@@ -237,14 +249,6 @@ def _weights_only_unpickling() -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
-
-
-def prune(run_folder: Path, train: TrainSettings) -> None:
-    """Keep the `keep_last` newest checkpoints and those at multiples of `keep_every_steps`."""
-    remove_unfinished(run_folder / "checkpoints")
-    for checkpoint in checkpoints(run_folder)[: -train.keep_last]:
-        if not (train.keep_every_steps and step_of(checkpoint) % train.keep_every_steps == 0):
-            remove_folder(checkpoint)
 
 
 def _versions() -> dict[str, str]:

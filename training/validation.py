@@ -12,9 +12,9 @@ from dataset.records import Records
 from dataset.views import WHITE, load_orbit
 from evaluation.held_out import HeldOut, encode_held_out, write_orbit
 from evaluation.metrics import orbit_metrics
+from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.sampling import sample_orbits
-from models.svd import Svd
 from training.launch import gather_objects
 from training.masters import lend_unet
 from training.schedule import due
@@ -52,7 +52,8 @@ class Validation:
     records: Records  # held out
     data: DataSettings
     settings: ValidationSettings
-    svd: Svd
+    encoders: Encoders
+    sigma_range: tuple[float, float]  # the scheduler's sigma_min and sigma_max
     trackers: Trackers
 
     def run(self, step: int, state: TrainState) -> None:
@@ -86,16 +87,14 @@ class Validation:
             orbit = load_orbit(record, self.data, 0, WHITE, index)
             random = generator(SEED, index, "validation")
             name = f"{index:03d}_{file_name(record.id)}"
-            orbits.append(encode_held_out(orbit, name, random, self.settings, self.svd.encoders, accelerator.device))
+            orbits.append(encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device))
         unet = lend_unet(state.unet, accelerator)
         rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
         del unet
         with state.ema.in_place_of_masters():
             unet = lend_unet(state.unet, accelerator)
             for orbit, row in zip(orbits, rows):
-                views = sample_orbits(
-                    unet, self.svd.encoders, self.svd.sigma_range, orbit.cond, orbit.noise, self.settings
-                )[0]
+                views = sample_orbits(unet, self.encoders, self.sigma_range, orbit.cond, orbit.noise, self.settings)[0]
                 row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
                 write_orbit(folder, orbit, views)
         return rows

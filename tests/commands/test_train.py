@@ -319,6 +319,24 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tiny_confi
     assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001"]
 
 
+def test_a_gpu_without_memory_is_not_reported_as_a_disk_that_is_full(tiny_config, monkeypatch):
+    def no_memory(*arguments, **keywords):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "save", no_memory)
+    with pytest.raises(UserError, match=r"^out of memory \(CUDA out of memory\)"):
+        train(tiny_config("run.name=r", "train.max_steps=1"))
+
+
+def test_a_stop_at_the_last_step_is_the_end_unless_a_validation_is_owed(tiny_config, monkeypatch, capsys):
+    for every_steps, fragment in ((0, "finished 2 steps"), (2, "stopped at step 2 as requested")):
+        stop = iter((False, True))
+        monkeypatch.setattr(StopRequests, "pending", lambda self, stop=stop: next(stop))
+        name = f"run.name=every_{every_steps}"
+        train(tiny_config(name, "train.max_steps=2", f"validation.every_steps={every_steps}"))
+        assert fragment in capsys.readouterr().out
+
+
 def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, orbit_pixels):
     pixels = torch.cat([orbit_pixels, orbit_pixels.flip(1)])
     orbits = OrbitBatch(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])

@@ -1,13 +1,17 @@
+import errno
+import logging
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
+import training.pruning
 import training.resume
-from training.checkpoint import META, checkpoints, prune
+from training.checkpoint import META, checkpoints
+from training.pruning import prune
 from training.resume import check_engine, find_checkpoint
 from utils.errors import UserError
-from utils.files import unfinished_path
+from utils.files import remove_folder, unfinished_path
 from utils.schemas import TrainSettings
 
 
@@ -34,6 +38,21 @@ def test_prune_keeps_the_newest_and_the_multiples_and_clears_what_is_unfinished(
     ]
     prune(run, TrainSettings(max_steps=1, keep_last=1))
     assert steps(run) == [700]
+
+
+def test_what_cannot_be_removed_is_a_warning_and_the_rest_is_removed(run, monkeypatch, caplog):
+    def remove(path):
+        if path.name == "step_0000200":
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        remove_folder(path)
+
+    monkeypatch.setattr(training.pruning, "remove_folder", remove)
+    monkeypatch.setattr(logging.getLogger("svd_mv"), "propagate", True)
+    prune(run, TrainSettings(max_steps=1, keep_last=2))
+    assert steps(run) == [200, 600, 700]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{run}/checkpoints/step_0000200: cannot be removed: Directory not empty; the next save tries again"
+    ]
 
 
 def test_a_folder_without_meta_is_no_checkpoint(run, tiny_config):
