@@ -2,11 +2,13 @@
 
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
 from training.masters import is_deepspeed
@@ -15,6 +17,7 @@ from utils.schemas import OptimSettings, TrainSettings
 
 # How long ranks wait for the first one to download a base or to save.
 PATIENCE = timedelta(hours=2)
+T = TypeVar("T")
 
 
 def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
@@ -90,6 +93,20 @@ def any_rank(accelerator: Accelerator, *flags: bool | Tensor) -> list[bool]:
 def gather_objects(items: list) -> list:
     """Return the items of all ranks in the order of the ranks, on every rank. Collective."""
     return gather_object(items)
+
+
+def from_first_rank(accelerator: Accelerator, compute: Callable[[], T]) -> T:
+    """Return on every rank what `compute` returns on the first one, or raise its UserError or OSError. Collective."""
+    outcome: list = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = compute()
+        except (UserError, OSError) as error:
+            outcome[1] = error
+    value, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return value
 
 
 def hide_bar(accelerator: Accelerator) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.checkpoint import (
@@ -15,7 +15,7 @@ from training.checkpoint import (
     step_of,
     verify,
 )
-from training.launch import Accelerator, any_rank, engine
+from training.launch import Accelerator, engine, from_first_rank
 from training.run_folder import write_config
 from training.state import TrainState, set_hyperparameters
 from training.validation import validation_done, validation_due, validation_folder
@@ -46,34 +46,34 @@ class Resume:
 def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
     """Find where the run in `folder` goes on, and take back what it did beyond that. Collective.
 
-    A finished run is left as it is. Raises UserError if there is no going on from its newest checkpoint: the config or the
-    launch do not fit it, it is damaged, or `run.resume` says otherwise.
+    Only the first rank looks, since a shared folder may not show the same to all. A finished run is left as it is. Raises
+    UserError, on every rank, if there is no going on from its newest checkpoint: the config or the launch do not fit it,
+    it is damaged, or `run.resume` says otherwise.
     """
-    main = accelerator.is_main_process
-    if main:
-        for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
-            remove_unfinished(place)
-    accelerator.wait_for_everyone()
+    resume = from_first_rank(accelerator, lambda: _find_resume(folder, cfg, accelerator))
+    return resume if accelerator.is_main_process else replace(resume, window=Window())
+
+
+def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
+    for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
+        remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
-    step, samples, window = 0, 0, Window()
+    resume = Resume(None, 0, 0, Window(), owes_validation=False)
     if checkpoint is not None:
         meta = read_meta(checkpoint)
-        step, samples = meta["step"], meta["samples"]
+        step = meta["step"]
         changed = changed_keys(meta["config"], cfg)
         check_engine(checkpoint, meta["engine"], accelerator)
         if changed:
             log.info(f"changed since {checkpoint}: {', '.join(changed)}")
-        if main:
-            window = Window.from_json(meta["window"])
-    due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
-    [owes_validation] = any_rank(accelerator, due and main and not validation_done(validation_folder(folder, step)))
-    resume = Resume(checkpoint, step, samples, window, owes_validation)
-    if main and not resume.finished(cfg.train.max_steps):
+        due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
+        owes_validation = due and not validation_done(validation_folder(folder, step))
+        resume = Resume(checkpoint, step, meta["samples"], Window.from_json(meta["window"]), owes_validation)
+    if not resume.finished(cfg.train.max_steps):
         if checkpoint is not None:
             verify(checkpoint, meta["files"])
-        _remove_later_validations(folder, step)
+        _remove_later_validations(folder, resume.step)
         write_config(cfg, folder)
-    accelerator.wait_for_everyone()
     return resume
 
 

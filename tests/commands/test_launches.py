@@ -205,6 +205,19 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
     assert [path.name for path in checkpoints(tmp_path / "r")] == ["step_0000001", "step_0000002"]
 
 
+def test_a_damaged_checkpoint_is_an_error_on_every_rank(trained_run, engine_words, fast, tmp_path):
+    """Only the first rank reads and verifies it."""
+    shutil.copytree(trained_run, tmp_path / "r")
+    with open(checkpoints(tmp_path / "r")[-1] / "optimizer.pt", "ab") as file:
+        file.write(b"more")
+    words = (*fast, "run.name=r", "train.max_steps=2", "validation.every_steps=0")
+    answer = accelerate_launch(*engine_words("DDP", "no"), "main.py", "train", CONFIG, *words)
+    assert answer.returncode != 0
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2 and lines[0] == lines[1], answer.stdout[-3000:]
+    assert "optimizer.pt is not what was saved" in lines[0]
+
+
 @pytest.fixture
 def one_thread():
     """As `accelerate launch` gives each process: another number of threads rounds differently."""
