@@ -55,7 +55,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
 
 
 def evaluation_data(saved: SavedModel, settings: EvaluateSettings) -> DataSettings:
-    """The data as in training (views, crop), but those of `settings`, on white. Raises UserError without a root."""
+    """Return the training data settings with evaluate's root, meta and size, on white. Raises UserError without a root."""
     root = settings.root or saved.data.root
     if not root:
         raise UserError(f"evaluate.root is missing: {saved.folder} does not say where the images of a meta file are")

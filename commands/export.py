@@ -94,7 +94,7 @@ def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
 
 
 def base_name(saved: SavedModel) -> str:
-    """What the weights were trained from in the first place: a hub id as it is, or the last part of a folder's path."""
+    """Return the name of the original base: a hub id, or the last part of a folder."""
     base = saved.recipe["config"]["model"]["base"]
     if (saved.folder / META).is_file():
         base = trained_from(saved.folder).base
@@ -126,7 +126,10 @@ def model_card(saved: SavedModel, name: str, metrics: str) -> str:
 
 
 def metrics_table(path: str | None, saved: SavedModel) -> str:
-    """The numbers in an evaluation's metrics.json. Raises UserError if it is none, or was measured on other weights."""
+    """Return an evaluation's numbers as a Markdown table.
+
+    Raises UserError if the file is no evaluation, or measured other weights.
+    """
     if path is None:
         return "Not evaluated."
     report = read_json(Path(path), _Report)

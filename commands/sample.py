@@ -121,7 +121,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def background_remover() -> Callable[[Image.Image], Image.Image]:
-    """The function of rembg that gives an image its alpha. Raises UserError if rembg, or its weights, cannot be had."""
+    """Return rembg's background remover. Raises UserError if rembg, or its weights, cannot be had."""
     try:
         from rembg import new_session, remove
     except (ImportError, SystemExit) as error:  # without onnxruntime it exits

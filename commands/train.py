@@ -45,7 +45,8 @@ def train(cfg: TrainConfig) -> None:
 
 
 def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
-    main, device = accelerator.is_main_process, accelerator.device
+    is_first = accelerator.is_main_process
+    device = accelerator.device
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validation.meta, cfg.data.num_frames)
     last_step = cfg.train.max_steps
@@ -56,7 +57,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
 
     with (
         ExitStack() as exits,
-        Trackers(folder, resume.step, resume.owes_validation, cfg.run, to_json(cfg), main) as trackers,
+        Trackers(folder, resume.step, resume.owes_validation, cfg.run, to_json(cfg), is_first) as trackers,
         StopRequests(folder) as stop,
         tqdm(total=last_step, initial=resume.step, unit="step", disable=hide_bar(accelerator)) as bar,
     ):
@@ -66,7 +67,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
         validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
-        object_fill = measure_object_fill(records, cfg.data) if main else None
+        object_fill = measure_object_fill(records, cfg.data) if is_first else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
         )
@@ -106,14 +107,14 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
             bar.update()
 
             if due(step, cfg.train.log_every_steps) or step == last_step:
-                report(step, lr, meter.gathered(accelerator), trackers, bar, device)
+                log_progress(step, lr, meter.gathered(accelerator), trackers, bar, device)
                 meter.clear()
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = resume.samples + (step - resume.step) * share.global_batch
                 meta = {"step": step, "samples": samples, "window": meter.gathered(accelerator).to_json()}
                 meta |= {"config": to_json(cfg), "object_fill": object_fill}
                 log.info(f"saved {save_checkpoint(folder, meta, state)}")
-                if main:
+                if is_first:
                     prune(folder, cfg.train)
             validates = validation_due(step, cfg.validation.every_steps, last_step)
             if stopping and (validates or step < last_step):
@@ -147,7 +148,7 @@ def encode(
     return latents, drop_conditions(cond, draws.dropped), draws
 
 
-def report(step: int, lr: float, window: Window, trackers: Trackers, bar: tqdm, device: torch.device) -> None:
+def log_progress(step: int, lr: float, window: Window, trackers: Trackers, bar: tqdm, device: torch.device) -> None:
     """Tell the trackers what happened since the last line; where no bar is shown, print the essence and the time left."""
     means = window.means() | {"lr": lr, "peak_memory_gib": peak_memory_gib(device)}
     trackers.scalars(step, {f"train/{name}": value for name, value in means.items()})

@@ -61,9 +61,11 @@ def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> Inp
     """A line is {"image": FILE, "elevation_deg": 12, "id": NAME}, or one of svd_meta.jsonl, whose first view is taken."""
     raw = parse_json_line(line.encode(), place)
     try:
-        image, elevation = raw.get("image"), raw.get("elevation_deg", sample.elevation_deg)
+        image = raw.get("image")
+        elevation = raw.get("elevation_deg", sample.elevation_deg)
         if image is None and "image_path" in raw:
-            image, elevation = raw["image_path"][0], raw["elevation"][0]
+            image = raw["image_path"][0]
+            elevation = raw["elevation"][0]
     except (AttributeError, KeyError, TypeError, IndexError):
         image = elevation = None
     if not isinstance(image, str) or not image:
@@ -91,7 +93,7 @@ def input_view(
     image = open_rgba(path)
     if min(image.size) < MIN_SIDE_PX:
         raise UserError(
-            f"{path}: {image.width} x {image.height} pixels are too few; {MIN_SIDE_PX} a side are the least"
+            f"{path}: {image.width} x {image.height} pixels is too small: at least {MIN_SIDE_PX} pixels a side are needed"
         )
     if image.getchannel("A").getextrema()[0] == 255 and cut_out:
         image = cut_out(image).convert("RGBA")

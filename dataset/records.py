@@ -31,8 +31,11 @@ class Records:
 
     def __init__(self, path: str, num_frames: int):
         """Raises UserError with file:line for the first line that is not a record of k x `num_frames` views."""
-        self.path, self.num_frames = Path(path), num_frames
-        offsets, lines, offset = [], [], 0
+        self.path = Path(path)
+        self.num_frames = num_frames
+        offsets: list[int] = []
+        lines: list[int] = []
+        offset = 0
         with open_file(self.path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
                 if line.strip():
@@ -42,7 +45,8 @@ class Records:
                 offset += len(line)
         if not offsets:
             raise UserError(f"{self.path}: holds no record")
-        self._offsets, self._lines = np.array(offsets), np.array(lines, dtype=np.int32)
+        self._offsets = np.array(offsets)
+        self._lines = np.array(lines, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -83,7 +87,8 @@ def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
             raise UserError(
                 f"{place}: '{key}' must be a list, one entry per view" + ("" if key in raw else "; it is missing")
             )
-    paths, elevations = raw["image_path"], raw["elevation"]
+    paths = raw["image_path"]
+    elevations = raw["elevation"]
     if not paths or len(paths) % num_frames:
         raise UserError(f"{place}: an orbit holds {num_frames} views or a multiple of it, found {len(paths)}")
     if len(elevations) != len(paths):

@@ -88,7 +88,8 @@ def measure_object_fill(records: Records, data: DataSettings, num_records: int =
     for turn, record in enumerate(evenly_spread(records, num_records)):
         num_frames = 1 if data.object_fill is None else data.num_frames  # a crop is shared by all views
         images = _open_views(record, data, turn * 8 % len(record.image_paths), num_frames)
-        alpha, frame = images[0].getchannel("A"), _shared_box(images, data, record.place)
+        alpha = images[0].getchannel("A")
+        frame = _shared_box(images, data, record.place)
         if (box := alpha.getbbox()) and alpha.getextrema()[0] < 255:
             shares.append(max(box[2] - box[0], box[3] - box[1]) / (frame[2] - frame[0]))
     return round(float(np.median(shares)), 4) if shares else None
@@ -108,7 +109,9 @@ class OrbitViews(Dataset):
     """The training samples: `views[n]` is sample number n, for any n >= 0. All that is random in it follows from (seed, n)."""
 
     def __init__(self, records: Records, data: DataSettings, seed: int):
-        self.records, self.data, self.seed = records, data, seed
+        self.records = records
+        self.data = data
+        self.seed = seed
 
     def __getitem__(self, n: int) -> Orbit:
         record = self.records[record_index(self.seed, n, len(self.records))]

@@ -22,7 +22,7 @@ def load_lpips(net: str, device: torch.device) -> Metric:
         raise Unavailable("the package is missing: pip install lpips") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torchvision, of how lpips asks for its weights
+            warnings.simplefilter("ignore", UserWarning)  # torchvision warns about the way lpips loads its weights
             network = lpips.LPIPS(net=net, verbose=False).to(device).eval()
     except (OSError, RuntimeError) as error:
         raise Unavailable(f"{net}'s ImageNet weights are not in torch's cache, and cannot be loaded: {error}") from None

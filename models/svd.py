@@ -41,7 +41,7 @@ class Svd:
 
 @dataclass(frozen=True)
 class Base:
-    """Where the parts lie: all in one folder, or the UNet in a checkpoint and the rest in the folder it was trained from."""
+    """Where the parts are. A checkpoint holds only UNets; its config names the base that has the other parts."""
 
     unet: Path  # the UNet's own folder
     rest: Path  # the folder of all other parts

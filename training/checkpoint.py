@@ -78,7 +78,7 @@ def open_checkpoint(checkpoint: Path, part: str) -> dict:
 
 
 def damaged(checkpoint: Path, why: str) -> UserError:
-    """The error of a checkpoint that must not be used, with the one to go on from instead."""
+    """Return the error of a checkpoint that must not be used. It names the checkpoint to go on from instead."""
     of_this_run = checkpoints(checkpoint.parent.parent)
     earlier = of_this_run[: of_this_run.index(checkpoint)] if checkpoint in of_this_run else []
     way_on = f"remove it, and the same command goes on from {earlier[-1]}" if earlier else "there is no earlier one"
@@ -125,26 +125,26 @@ def _checksum(path: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
-    """The checksum of a file as it is now: its inode, size and time only tell whether the remembered one still holds."""
+    """Return the SHA-256 of a file. The other arguments are only the key: a remembered checksum holds while they are the same."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
-    """Collective. Written to an unfinished folder, which then takes its name: at no moment is half a checkpoint in sight.
+    """Save a checkpoint and return its folder. Every rank must call this. It is renamed from a hidden name when complete.
 
     `meta`: step, samples, window, config. Raises UserError if it cannot be written; earlier checkpoints stay.
     """
     final = run_folder / "checkpoints" / f"step_{meta['step']:07d}"
-    main, accelerator = state.accelerator.is_main_process, state.accelerator
+    accelerator = state.accelerator
     unfinished = Path(broadcast_object_list([str(unfinished_path(final))])[0])
     try:
-        if main:
+        if accelerator.is_main_process:
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
         _write_state(unfinished, state)
         accelerator.wait_for_everyone()
-        if main:
+        if accelerator.is_main_process:
             about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(unfinished)}
             (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
             put_in_place(unfinished, final)
@@ -192,7 +192,7 @@ def _write_weights(folder: Path, state: TrainState) -> None:
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
-    """The optimizer's state and the average; the weights too under DeepSpeed (elsewhere the UNet was loaded from `unet/`).
+    """Load the optimizer's state and the average, and under DeepSpeed the weights too; elsewhere they are loaded from `unet/`.
 
     Raises UserError if a file is damaged, or is a pickle that would run code.
     """
@@ -224,7 +224,7 @@ def _why_refused(error: Exception) -> str:
 
 
 def load_unet_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a UNet folder, in one file or several."""
+    """Return the state dict of a UNet folder, whose weights are in one file or several."""
     return {name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()}
 
 
@@ -234,7 +234,7 @@ def _ema_part(checkpoint: Path, accelerator: Accelerator) -> Path:
 
 @contextmanager
 def _weights_only_unpickling() -> Iterator[None]:
-    """DeepSpeed loads with weights_only=False; within, torch overrides it, so that a checkpoint cannot carry code."""
+    """Have torch override the weights_only=False that DeepSpeed loads with, so that a checkpoint cannot carry code."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address

@@ -24,9 +24,9 @@ class StepCheck:
         self.losses.append(losses.detach())
 
     def agree(self, stop: bool) -> bool:
-        """Return whether any rank was asked to `stop`. Raises UserError, on every rank, if a loss of any is not finite.
+        """Return whether any rank was asked to `stop`. Raises UserError, on every rank, if any rank has a loss that is not finite.
 
-        To be called before the last backward of the step: DeepSpeed's changes the weights.
+        To be called before the step's last backward. Under DeepSpeed that backward also steps the optimizer.
         """
         bad = ~torch.cat(self.losses).isfinite()
         any_bad, any_stop = any_rank(self.accelerator, bad.any(), stop)

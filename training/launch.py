@@ -68,7 +68,7 @@ def engine(accelerator: Accelerator) -> dict:
 
 
 def describe_launch(accelerator: Accelerator) -> str:
-    """One line of the log. `accelerate launch` with MULTI_CPU starts one process, whatever it was asked for: here it shows."""
+    """Return a line for the log. It shows how many processes really run: `accelerate launch` with MULTI_CPU starts only one."""
     count = accelerator.num_processes
     name = engine(accelerator)["type"] if is_deepspeed(accelerator) else "DDP" if count > 1 else "no engine"
     processes = "1 process trains" if count == 1 else f"{count} processes train"

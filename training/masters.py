@@ -14,7 +14,7 @@ def is_deepspeed(accelerator: Accelerator) -> bool:
 
 
 def master_parts(unet: nn.Module, optimizer) -> list[Tensor]:
-    """What this rank's optimizer steps: the trainable parameters, or under ZeRO this rank's flat fp32 parts of them."""
+    """Return the tensors that this rank's optimizer updates: the trainable parameters, or ZeRO's flat fp32 parts of them."""
     core = getattr(optimizer, "optimizer", optimizer)
     for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):  # ZeRO-1 and -2, ZeRO-3
         if hasattr(core, name):

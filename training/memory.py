@@ -18,10 +18,8 @@ def explain_out_of_memory() -> Iterator[None]:
     """Raise UserError with advice, in one line, where memory runs out."""
     try:
         yield
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch.OutOfMemoryError is a RuntimeError; a CPU has no class of its own
+    # torch.OutOfMemoryError is a RuntimeError; on a CPU torch has no class of its own for it.
+    except (RuntimeError, MemoryError) as error:
         on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
         if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
             raise
@@ -30,7 +28,7 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Of the GPU, or of this process on a CPU, since the start."""
+    """Return the highest memory use since the start: the GPU's, or this process's on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     import resource

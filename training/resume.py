@@ -36,7 +36,7 @@ class Resume:
     checkpoint: Path | None  # None: from the base's weights
     step: int  # steps done
     samples: int  # samples seen
-    window: Window  # what was not logged yet, of all ranks: on the first one
+    window: Window  # all ranks' samples that were not logged yet; only the first rank holds them
     owes_validation: bool  # the checkpoint was saved, and the run ended before its validation was done
 
     def finished(self, max_steps: int) -> bool:

@@ -38,7 +38,7 @@ def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, acceler
         unet.enable_gradient_checkpointing()
     if model.compile:
         compile_blocks(unet)
-    # On a CPU these are the weights themselves, on a GPU a copy.
+    # These share memory with the UNet until `accelerator.prepare` moves it to a GPU.
     fp32 = {name: weight.detach().cpu() for name, weight in unet.named_parameters()}
     frozen = {name: fp32[name] for name, weight in unet.named_parameters() if not weight.requires_grad}
     deepspeed = is_deepspeed(accelerator)

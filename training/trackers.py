@@ -118,8 +118,8 @@ class Wandb:
 class Trackers:
     """All of a run's trackers as one: a context manager. On ranks other than the first there are none.
 
-    A run that `owes_validation` of its `step` tells it to the trackers, who may have heard of it before the run was killed:
-    metrics.jsonl forgets that, TensorBoard and wandb show the step's point twice.
+    A run that `owes_validation` of its `step` may have sent it to the trackers before it was killed, and now sends it again.
+    metrics.jsonl drops the first copy; TensorBoard and wandb show the point twice.
     """
 
     def __init__(

@@ -71,8 +71,8 @@ class Validation:
         shown = ("loss", "psnr_novel", "input_repeated_psnr_novel")
         log.info(f"step {step}: " + " ".join(f"val/{name} {means[name]:.4g}" for name in shown))
         if state.accelerator.is_main_process:
-            report = {"mean": means, "records": rows, "settings": self.settings.model_dump()}
-            write_atomically(folder / DONE, json.dumps(report, indent=1) + "\n")
+            summary = {"mean": means, "records": rows, "settings": self.settings.model_dump()}
+            write_atomically(folder / DONE, json.dumps(summary, indent=1) + "\n")
 
     def validate_orbits(self, folder: Path, state: TrainState) -> list[dict]:
         """A row of numbers for each held-out record of this rank's share, whose videos go to `folder`. Collective.
@@ -114,7 +114,7 @@ class _Done(Saved):
 
 
 def validation_done(folder: Path) -> bool:
-    """Whether a validation came to its end; what cannot be read says nothing of the kind."""
+    """Whether a validation came to its end. An unreadable file counts as not done."""
     try:
         read_json(folder / DONE, _Done)
     except UserError:

@@ -198,7 +198,7 @@ def bad_image(folder: Path, kind: str) -> Path:
     [
         ("missing", "missing.png: cannot be read: no such file"),
         ("text", "text.png: not an image file"),
-        ("tiny", "1 x 1 pixels are too few"),
+        ("tiny", "1 x 1 pixels is too small"),
         ("transparent", "is fully transparent"),
         ("speck", "less than 16 pixels"),
         ("folder", "no image in it"),

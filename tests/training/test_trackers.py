@@ -1,4 +1,4 @@
-"""wandb in offline mode, for real: what was logged is read back from the run's own file."""
+"""wandb in offline mode and TensorBoard, for real: what was logged is read back from their files."""
 
 import json
 import struct
