@@ -33,6 +33,19 @@ def wandb_records(path: Path) -> list:
     return records
 
 
+def wait_for_sessions(folder: Path, count: int) -> None:
+    """wandb's own process writes the files, and may end after `finish` has returned: wait for the last record of each."""
+    for _ in range(600):
+        ended = [
+            any(record.WhichOneof("record_type") == "exit" for record in wandb_records(path))
+            for path in folder.glob("wandb/offline-run-*/*.wandb")
+        ]
+        if sum(ended) == count:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{count} sessions were to end within a minute; those that are there have ended: {ended}")
+
+
 def history(folder: Path) -> list[dict]:
     """Every logged row of all sessions of the run, in order."""
     rows = []
@@ -62,6 +75,7 @@ def test_wandb_keeps_every_scalar_and_video_at_its_step_and_a_resumed_run_is_the
     with Trackers(tmp_path, 2, False, cfg.run, to_json(cfg), is_main_process=True) as trackers:
         trackers.scalars(3, {"train/loss": 0.125})
     assert (tmp_path / "wandb_id").read_text() == run_id
+    wait_for_sessions(tmp_path, 2)
     rows = history(tmp_path)
     assert [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row] == [
         (1, 0.5),
