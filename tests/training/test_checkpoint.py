@@ -47,7 +47,6 @@ def test_what_cannot_be_removed_is_a_warning_and_the_rest_is_removed(run, monkey
         remove_folder(path)
 
     monkeypatch.setattr(training.pruning, "remove_folder", remove)
-    monkeypatch.setattr(logging.getLogger("svd_mv"), "propagate", True)
     prune(run, TrainSettings(max_steps=1, keep_last=2))
     assert steps(run) == [200, 600, 700]
     assert [record.getMessage() for record in caplog.records] == [
