@@ -15,11 +15,11 @@ from tqdm import tqdm
 from rendering.light import list_hdris
 from rendering.orbits import ELSEWHERE, RENDERED, Setup, find_renderer, open_assets, render_assets
 from rendering.queue.assets import Asset
-from rendering.queue.division import division_of
 from rendering.queue.output import Output
 from rendering.queue.process import Stopped
 from rendering.queue.settings import check_settings
 from rendering.sheets import write_sheets
+from utils.division import division_of
 from utils.files import user_path
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals

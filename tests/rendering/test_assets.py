@@ -5,8 +5,8 @@ import os
 import pytest
 
 from rendering.queue.assets import MAX_CLASHES, Asset, AssetFolder
-from rendering.queue.division import Division, division_of
 from tests.helpers.make_assets import make_good
+from utils.division import Division, division_of
 from utils.errors import UserError
 
 

@@ -1,5 +1,4 @@
 import errno
-import logging
 from pathlib import Path
 
 import pytest

@@ -1,21 +1,23 @@
-"""The division of the assets among the processes of a Slurm array and of a launcher."""
+"""The division of work among the processes of a Slurm array and of a launcher, none of which talks to another."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from rendering.queue.assets import Asset
 from utils.errors import UserError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Division:
-    """Every `count`-th asset, from `index`."""
+    """Every `count`-th item, from `index`."""
 
     index: int
     count: int
 
-    def of(self, assets: Sequence[Asset]) -> list[Asset]:
-        return list(assets[self.index :: self.count])
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        return list(items[self.index :: self.count])
 
 
 def division_of(environment: Mapping[str, str]) -> Division:
@@ -45,8 +47,8 @@ def _division_of_array(environment: Mapping[str, str]) -> Division:
     step = (last - first) // (count - 1) if count > 1 else 1
     if first + step * (count - 1) != last or (task - first) % step:
         raise UserError(
-            f"a Slurm array of {count} tasks from {first} to {last} has gaps, so the assets cannot be divided by it:"
-            " submit the whole array again; what is rendered already is left alone"
+            f"a Slurm array of {count} tasks from {first} to {last} has gaps, so the work cannot be divided by it:"
+            " submit the whole array again; what is done already is left alone"
         )
     return Division((task - first) // step, count)
 
