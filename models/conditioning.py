@@ -1,4 +1,4 @@
-"""What the network is told beside the noised latents: its image conditions, added_time_ids and their remap. All of it is pure."""
+"""What the UNet is told beside the noised latents: image conditions and added_time_ids. Every function is pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 STOCK_IDS = ("fps_id", "motion_bucket_id", "noise_aug_strength")
-# What a dropped id is folded at: SVD's usual values (fps 7 minus 1; the pipeline's defaults), and the middle of [-5, 30].
+# A dropped id is folded in at this value: the stock pipeline's default (fps 7 gives fps_id 6), or the middle of [-5, 30].
 USUAL_VALUE = {"fps_id": 6.0, "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, "elevation_deg": 12.5}
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    latents: Tensor  # B 4 h w: VAE mode of the noise-augmented input view, not scaled
-    image_embeds: Tensor  # B 1 C: CLIP of the clean input view
-    added_time_ids: Tensor  # B n, fp32
+    latents: Tensor  # B 4 h w: the VAE's mode for the noised input view, not scaled
+    image_embeds: Tensor  # B 1 C: CLIP's embedding of the clean input view
+    added_time_ids: Tensor  # B num_ids, fp32
 
     @staticmethod
     def cat(conds: Sequence["Conditioning"]) -> "Conditioning":
-        """One batch of several."""
+        """Join several batches into one."""
         return Conditioning(
             torch.cat([cond.latents for cond in conds]),
             torch.cat([cond.image_embeds for cond in conds]),
@@ -28,14 +28,14 @@ class Conditioning:
 
 
 def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:
-    """B n ids in the order of `layout`, fp32: elevation in raw degrees, the ids we do not vary at their usual values."""
+    """Return the ids in the order of `layout`: B num_ids, fp32. Ids other than the two given have their usual values."""
     given = {"elevation_deg": elevation_deg.float(), "noise_aug_strength": noise_aug_strength.float()}
     columns = [given.get(name, torch.full_like(given["elevation_deg"], USUAL_VALUE[name])) for name in layout]
     return torch.stack(columns, dim=1)
 
 
 def drop_conditions(cond: Conditioning, dropped: Tensor) -> Conditioning:
-    """Zero both image conditions of the samples in `dropped` (B, bool), as guidance does at inference; the ids stay."""
+    """Zero both image conditions where `dropped` (B, bool) is true, as guidance does in sampling. The ids stay."""
     keep = (~dropped).to(cond.latents.dtype)
     return replace(
         cond, latents=cond.latents * keep.view(-1, 1, 1, 1), image_embeds=cond.image_embeds * keep.view(-1, 1, 1)
@@ -45,10 +45,10 @@ def drop_conditions(cond: Conditioning, dropped: Tensor) -> Conditioning:
 def remap_added_time_ids(
     weight: Tensor, bias: Tensor, old: Sequence[str], new: Sequence[str], embed: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """`add_embedding.linear_1` for the ids `old` -> for the ids `new`, without changing what it computes.
+    """Turn `add_embedding.linear_1` for the ids `old` into one for the ids `new` that computes the same.
 
-    weight: out x (len(old) * dim), bias: out; `embed`: k ids -> k x dim sinusoids. Columns of a kept id are copied, those
-    of a new id are zero, and a dropped id is folded into the bias at its usual value, in fp64.
+    `weight` is out x (len(old) * dim) and `bias` is out; `embed` turns k ids into their k x dim sinusoids. The columns of
+    a kept id are copied, those of a new id are zero, and a dropped id is folded into the bias at its usual value, in fp64.
     """
     dim = weight.shape[1] // len(old)
     columns = dict(zip(old, weight.split(dim, dim=1)))

@@ -1,4 +1,4 @@
-"""EDM for sigma_data = 1 and a v-predicting network, as SVD uses it (Karras et al. 2022, arXiv 2206.00364, table 1).
+"""EDM for sigma_data = 1 and a network that predicts v, as SVD has it (Karras et al. 2022, arXiv 2206.00364, table 1).
 
 With x0 the scaled latents and n ~ N(0, I): noised = x0 + sigma n, D = c_skip noised + c_out F(c_in noised, c_noise).
 """
@@ -19,26 +19,25 @@ class Coefficients(NamedTuple):
 
 
 def coefficients(sigma: Tensor) -> Coefficients:
-    """The preconditioning of a network that predicts v, in fp32: sigma > 0, any shape."""
+    """Return the preconditioning of a network that predicts v, in fp32 and in the shape of `sigma`, which is above 0."""
     scale = (sigma.square() + 1).rsqrt()
     return Coefficients(c_skip=scale.square(), c_out=-sigma * scale, c_in=scale, c_noise=sigma.log() / 4)
 
 
 def loss_weight(sigma: Tensor) -> Tensor:
-    """EDM weight for sigma_data = 1, chosen so that loss_weight * c_out**2 == 1."""
+    """Return EDM's weight for sigma_data = 1. It is chosen so that loss_weight * c_out**2 == 1."""
     return (sigma.square() + 1) / sigma.square()
 
 
 def draw_sigma(random: Generator, P_mean: float, P_std: float) -> Tensor:
-    """One sigma, ln sigma ~ N(P_mean, P_std**2): from randn in fp32, which can give neither 0 nor infinity."""
+    """Draw one sigma, with ln sigma ~ N(P_mean, P_std**2). It comes from randn in fp32, so it is never 0 or infinite."""
     return (P_mean + P_std * torch.randn((), generator=random)).exp()
 
 
 def denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-    """D(noised; sigma): the estimate of x0. noised: B F 4 h w, sigma: B, both fp32; so is the result.
+    """Return D(noised; sigma), the estimate of x0: B F 4 h w, fp32. `noised` is B F 4 h w and `sigma` is B, both fp32.
 
-    `unet` is called as it is given, so pass the *prepared* one when training: gradients of a module taken out of its
-    wrapper are not synchronised.
+    When training, pass the *prepared* UNet: the gradients of a module taken out of its wrapper are not synchronised.
     """
     *scales, c_noise = coefficients(sigma)
     c_skip, c_out, c_in = (scale.view(-1, 1, 1, 1, 1) for scale in scales)
@@ -46,8 +45,8 @@ def denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) 
 
 
 def network_output(unet: nn.Module, scaled: Tensor, c_noise: Tensor, cond: Conditioning) -> Tensor:
-    """F: the network's v. Here alone the compute type enters; c_noise and ids stay fp32 up to their sinusoids."""
-    dtype = next(unet.parameters()).dtype  # bf16 in a DeepSpeed engine; fp32 otherwise, where autocast does the rest
+    """Return F, the network's v, in fp32. Its inputs are cast to the compute type, but c_noise and the ids stay fp32."""
+    dtype = next(unet.parameters()).dtype  # bf16 under DeepSpeed; otherwise fp32, and autocast lowers it
     cond_latents = cond.latents[:, None].expand_as(scaled)
     unet_input = torch.cat([scaled, cond_latents], dim=2)  # B F 8 h w
     v = unet(unet_input.to(dtype), c_noise, cond.image_embeds.to(dtype), cond.added_time_ids, return_dict=False)[0]

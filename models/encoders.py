@@ -1,4 +1,4 @@
-"""The frozen VAE and CLIP: pixels <-> latents, image embeddings, and the conditioning made of them."""
+"""The frozen VAE and CLIP: pixels to latents and back, image embeddings, and the conditioning that they make."""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from models.conditioning import Conditioning, added_time_ids
 
 @dataclass(frozen=True)
 class Encoders:
-    """Everything here is fp32 and without gradients; pixels are in [-1, 1]."""
+    """The VAE and CLIP. They work in fp32 and without gradients, on pixels in [-1, 1]."""
 
     vae: AutoencoderKLTemporalDecoder
     image_encoder: CLIPVisionModelWithProjection
@@ -26,19 +26,19 @@ class Encoders:
 
     @torch.no_grad()
     def latents(self, pixels: Tensor) -> Tensor:
-        """B F 3 H W -> B F 4 h w: the VAE's mode x scaling_factor, `encode_chunk` views at a time."""
+        """Encode B F 3 H W as B F 4 h w: the VAE's mode times its scaling_factor, `encode_chunk` views at a time."""
         views = pixels.flatten(0, 1).split(self.encode_chunk)
         modes = torch.cat([self.vae.encode(chunk).latent_dist.mode() for chunk in views])
         return modes.unflatten(0, pixels.shape[:2]) * self.vae.config.scaling_factor
 
     def latent_shape(self, num_frames: int, size_px: int) -> tuple[int, int, int, int]:
-        """F 4 h w of the latents of square views."""
+        """Return F 4 h w, the shape of the latents of square views."""
         side = size_px // 2 ** (len(self.vae.config.block_out_channels) - 1)
         return (num_frames, self.vae.config.latent_channels, side, side)
 
     @torch.no_grad()
     def image_embeds(self, view: Tensor) -> Tensor:
-        """B 3 H W -> B 1 C, with the preprocessing of SVD's pipeline: blur and bicubic to 224, normalised once."""
+        """Embed B 3 H W as B 1 C. As in SVD's pipeline, a view is blurred, resized to 224 by bicubic, and normalised once."""
         resized = (_resize_with_antialiasing(view, (224, 224)) + 1) / 2
         mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         return self.image_encoder((resized - mean) / std).image_embeds[:, None]
@@ -47,16 +47,16 @@ class Encoders:
     def condition(
         self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor
     ) -> Conditioning:
-        """The conditioning of input views (B 3 H W), noised in pixel space with strength x `cond_noise` for the VAE only."""
+        """Return the conditioning of input views (B 3 H W). Only the VAE sees them with strength x `cond_noise` added."""
         noised_view = view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise
         return Conditioning(
-            latents=self.vae.encode(noised_view).latent_dist.mode(),  # not scaled: SVD was trained so
+            latents=self.vae.encode(noised_view).latent_dist.mode(),  # not scaled, as in SVD's own training
             image_embeds=self.image_embeds(view),
             added_time_ids=added_time_ids(self.layout, elevation_deg, noise_aug_strength),
         )
 
     @torch.no_grad()
     def decode(self, latents: Tensor, decode_chunk: int) -> Tensor:
-        """F 4 h w -> F 3 H W in [-1, 1]. The temporal decoder sees `decode_chunk` views at once, so the result depends on it."""
+        """Decode F 4 h w to F 3 H W in [-1, 1]. The result depends on `decode_chunk`, the views that are decoded together."""
         chunks = (latents / self.vae.config.scaling_factor).split(decode_chunk)
         return torch.cat([self.vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks]).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""A batch -> its loss per sample, and the random numbers of its samples; the same for training and validation."""
+"""The loss of each sample of a batch, and the random numbers that it takes. Training and validation share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,16 +14,16 @@ from utils.schemas import NoiseSettings
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about the samples of a batch, fp32."""
+    """All that a step draws for the samples of a batch, in fp32."""
 
     sigma: Tensor  # B
     noise_aug_strength: Tensor  # B
-    dropped: Tensor  # B, bool: loses both image conditions
+    dropped: Tensor  # B, bool: the sample loses both image conditions
     noise: Tensor  # B F 4 h w
     cond_noise: Tensor  # B 3 H W
 
     def to(self, device: torch.device) -> "Draws":
-        """On a GPU the copies start from page-locked memory, so that nobody waits for them."""
+        """Copy to `device`. A copy to a GPU starts from page-locked memory, so that nobody waits for it."""
         drawn = {field.name: getattr(self, field.name) for field in fields(self)}
         if device.type == "cuda":
             drawn = {name: value.pin_memory() for name, value in drawn.items()}
@@ -33,9 +33,9 @@ class Draws:
 def draw(
     seed: int, n: Sequence[int], noise: NoiseSettings, latent_shape: Sequence[int], view_shape: Sequence[int]
 ) -> Draws:
-    """The draws of samples `n`: each a function of (seed, n) alone, whatever the batch, worker or rank.
+    """Draw for the samples with the numbers `n`. Each depends on (seed, its number) alone, not on batch, worker or rank.
 
-    latent_shape: F 4 h w, view_shape: 3 H W. The scalars come first, so that they do not depend on the resolution.
+    `latent_shape` is F 4 h w and `view_shape` 3 H W. The scalars come first, so that they do not depend on the resolution.
     """
     rows = []
     for random in (generator(seed, number, "noise") for number in n):
@@ -43,14 +43,13 @@ def draw(
         noise_aug_strength = draw_sigma(random, noise.cond_P_mean, noise.cond_P_std)
         dropped = torch.rand((), generator=random) < noise.cond_dropout
         latent_noise = torch.randn(tuple(latent_shape), generator=random)
-        rows.append(
-            (sigma, noise_aug_strength, dropped, latent_noise, torch.randn(tuple(view_shape), generator=random))
-        )
+        cond_noise = torch.randn(tuple(view_shape), generator=random)
+        rows.append((sigma, noise_aug_strength, dropped, latent_noise, cond_noise))
     return Draws(*(torch.stack(column) for column in zip(*rows)))
 
 
 def denoising_loss(unet: nn.Module, latents: Tensor, cond: Conditioning, sigma: Tensor, noise: Tensor) -> Tensor:
-    """EDM's weighted squared error of each sample, B, fp32. latents, noise: B F 4 h w; sigma: B, one per orbit."""
+    """Return EDM's weighted squared error of each sample: B, fp32. `latents` and `noise` are B F 4 h w, `sigma` is B."""
     assert latents.shape == noise.shape and sigma.shape == latents.shape[:1], (latents.shape, noise.shape, sigma.shape)
     noised = latents + sigma.view(-1, 1, 1, 1, 1) * noise
     denoised = denoise(unet, noised, sigma, cond)

@@ -1,4 +1,4 @@
-"""How an orbit is sampled: noise -> latents by Euler steps of the same denoise() that is trained -> views."""
+"""Sampling: Euler steps with the denoise() that was trained turn noise into latents, and the VAE turns these into views."""
 
 from collections.abc import Callable
 
@@ -19,9 +19,9 @@ def start_orbit(
     encoders: Encoders,
     random: torch.Generator,
 ) -> tuple[Conditioning, Tensor]:
-    """What an orbit is sampled from: the conditioning of its input view (1 3 H W in [-1, 1]) and unit noise (1 F 4 h w).
+    """Return what an orbit is sampled from: the conditioning of its input view, and unit noise (1 F 4 h w).
 
-    Both are on the view's device, whatever device `random` draws on.
+    `view` is 1 3 H W in [-1, 1]. The results are on its device, whatever device `random` draws on.
     """
     noise = torch.randn((1, *encoders.latent_shape(num_frames, view.shape[-1])), generator=random)
     cond_noise = torch.randn(view.shape, generator=random)
@@ -39,7 +39,7 @@ def sample_orbits(
     sampling: SamplingSettings,
     on_step: Callable[[], object] | None = None,
 ) -> list[Tensor]:
-    """The views of B orbits, each F 3 H W in [-1, 1] from the input's azimuth on, from unit noise (B F 4 h w).
+    """Sample B orbits from unit noise (B F 4 h w). Each is F 3 H W in [-1, 1] and starts at the input view's azimuth.
 
     `sigma_range` is the scheduler's (lowest, highest) sigma; `on_step` is called after every Euler step.
     """
@@ -50,7 +50,7 @@ def sample_orbits(
 
 
 def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """num_steps + 1 falling sigmas in fp32, the last one 0 (Karras et al. 2022, eq. 5)."""
+    """Return num_steps + 1 falling sigmas in fp32. The last one is 0 (Karras et al. 2022, eq. 5)."""
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     low = sigma_min ** (1 / rho)
     high = sigma_max ** (1 / rho)
@@ -58,9 +58,9 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 
 def guidance_scales(kind: str, num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
-    """The guidance scale of each view (F).
+    """Return the guidance scale of each view (F).
 
-    `orbit` is orbit_guidance, `linear` rises along the frames as in the stock pipeline, `constant` is the maximum everywhere.
+    `orbit` is orbit_guidance, `linear` rises along the views as in the stock pipeline, `constant` is the maximum everywhere.
     """
     if kind == "orbit":
         return orbit_guidance(num_frames, guidance_min, guidance_max)
@@ -68,11 +68,11 @@ def guidance_scales(kind: str, num_frames: int, guidance_min: float, guidance_ma
 
 
 def orbit_guidance(num_frames: int, guidance_min: float, guidance_max: float) -> Tensor:
-    """A triangle as SV3D's (arXiv 2403.12008): the minimum at the input view, the maximum at the azimuth behind it (F).
+    """Return scales (F) that rise from the minimum at the input view to the maximum behind the object, and fall again.
 
-    It follows the azimuth, so with an odd number of views none has the maximum: of 21 views from 1 to 2.5 the highest is
-    2.43, where SV3D has 2.5.
-    A scale that rises along the frames, as for videos, over-sharpens the last views, which are next to the input.
+    That is SV3D's triangle (arXiv 2403.12008), as a function of the azimuth. With an odd number of views none is exactly
+    behind: from 1 to 2.5 over 21 views the highest scale is 2.43, where SV3D has 2.5. A scale that rises along the views,
+    as for videos, over-sharpens the last ones, which are next to the input.
     """
     azimuth_deg = torch.arange(num_frames) * 360 / num_frames
     return guidance_min + (guidance_max - guidance_min) * (1 - (azimuth_deg - 180).abs() / 180)
@@ -87,10 +87,10 @@ def sample_latents(
     scales: Tensor,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Latents of orbits (B F 4 h w) from unit noise of that shape, by Euler steps along the falling `sigmas`.
+    """Turn unit noise (B F 4 h w) into latents of that shape, by Euler steps along the falling `sigmas`.
 
-    `scales` holds the guidance of each view (F); if none is above 1, the unconditional pass is left out. As in the stock
-    pipeline, the first sigma scales the noise by sqrt(sigma**2 + 1).
+    `scales` (F) is the guidance of each view. If none is above 1, the unconditional pass is left out. As in the stock
+    pipeline, the noise is first scaled by sqrt(sigma**2 + 1) of the first sigma.
     """
     latents = noise * (sigmas[0].square() + 1).sqrt()
     guided = bool(scales.max() > 1)
@@ -109,7 +109,7 @@ def sample_latents(
 
 
 def _denoise_guided(unet: nn.Module, latents: Tensor, sigma: Tensor, cond: Conditioning, scales: Tensor) -> Tensor:
-    """Classifier-free guidance. Without conditions means zero image conditions with the same ids, as in the stock pipeline."""
+    """Denoise with classifier-free guidance. As in the stock pipeline, the unconditional pass has no image but the same ids."""
     dropped = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
     both = Conditioning.cat([drop_conditions(cond, dropped), cond])
     without, with_ = denoise(unet, latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)

@@ -1,4 +1,4 @@
-"""The parts of SVD: finding, loading and saving them in the diffusers layout, and what of the UNet is trained."""
+"""The parts of SVD: finding, loading and saving them in the diffusers layout, and choosing what is trained."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from utils.errors import UserError, first_line, shown
 from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
 
-LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; absent: the stock ids
+LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; without it a UNet has the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
 
 
@@ -41,7 +41,7 @@ class Svd:
 
 @dataclass(frozen=True)
 class Base:
-    """Where the parts are. A checkpoint holds only UNets; its config names the base that has the other parts."""
+    """Where the parts of a model are. A checkpoint holds only UNets; its config names the base that has the other parts."""
 
     unet: Path  # the UNet's own folder
     rest: Path  # the folder of all other parts
@@ -49,9 +49,10 @@ class Base:
 
 
 def find_parts(model: ModelSettings, config_only: bool = False) -> Base:
-    """Find `model.base`, a folder or a hub id, which is downloaded or found in the cache. Raises UserError saying how to get it.
+    """Find the parts of `model.base`: a folder, or a hub id, which is downloaded unless it is in the cache.
 
-    With `config_only` nothing but the UNet's config is downloaded, to count with.
+    With `config_only` only the UNet's config is downloaded, which is enough to count its parameters. Raises UserError that
+    says how to get what is missing.
     """
     folder = Path(model.base)
     if not folder.is_dir():
@@ -90,7 +91,7 @@ def _download(model: ModelSettings, config_only: bool) -> Path:
 
 
 def load_svd(base: Base, model: ModelSettings) -> Svd:
-    """All parts in fp32, the UNet remapped to `model.added_time_ids`, only it trainable. Raises UserError."""
+    """Load all parts in fp32. The UNet is remapped to `model.added_time_ids` and alone is trainable. Raises UserError."""
     folder = base.rest
     unet = load_unet(base, model)
     vae = load_part(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
@@ -103,7 +104,7 @@ def load_svd(base: Base, model: ModelSettings) -> Svd:
 
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
-    """Raises UserError if it is not one of SVD's kind."""
+    """Load the scheduler of a base. Raises UserError if it is not of SVD's kind."""
     with _as_user_error(folder / "scheduler"):
         scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     if scheduler.config.prediction_type != "v_prediction" or not (
@@ -116,7 +117,7 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
 
 
 def load_unet(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
-    variant = base.variant if base.unet.parent == base.rest else None  # our checkpoints have none
+    variant = base.variant if base.unet.parent == base.rest else None  # a UNet of our checkpoints has no variant
     unet = load_part(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
     unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
     set_added_time_ids(unet, read_layout(base.unet, unet.config), model.added_time_ids)
@@ -124,7 +125,7 @@ def load_unet(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionMo
 
 
 def unet_skeleton(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
-    """The UNet that `load_unet` would give, on the meta device: to count with, without its weights."""
+    """Return the UNet that `load_unet` would give, without weights (on the meta device), to count its parameters."""
     with _as_user_error(base.unet), torch.device("meta"):
         config = UNetSpatioTemporalConditionModel.load_config(base.unet)
         unet = UNetSpatioTemporalConditionModel.from_config(config)
@@ -133,7 +134,7 @@ def unet_skeleton(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditi
 
 
 def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
-    """A part of `folder` in fp32, every weight accounted for. Raises UserError."""
+    """Load a part of `folder` in fp32. Raises UserError also if a weight is missing, left over, or of another shape."""
     with _as_user_error(folder / part):
         loaded, info = cls.from_pretrained(
             folder,
@@ -151,7 +152,7 @@ def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
 
 @contextmanager
 def _as_user_error(folder: Path) -> Iterator[None]:
-    """What the libraries raise on a folder that is not what it should be, as one line with its name."""
+    """Turn what the libraries raise on a damaged folder into a UserError of one line that begins with the folder."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -160,7 +161,7 @@ def _as_user_error(folder: Path) -> Iterator[None]:
 
 
 def read_layout(unet_folder: Path, config) -> tuple[str, ...]:
-    """The ids that a saved UNet embeds, in order. Raises UserError if they do not fit its config."""
+    """Return the ids that a saved UNet embeds, in order. Raises UserError if they do not fit its config."""
     path = unet_folder / LAYOUT_FILE
     layout = read_json(path, _Layout).added_time_ids if path.exists() else STOCK_IDS
     if not set(layout) <= USUAL_VALUE.keys():
@@ -193,7 +194,7 @@ def _new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
 def save_unet(
     unet: UNetSpatioTemporalConditionModel, layout: Sequence[str], state_dict: dict[str, Tensor], folder: Path
 ) -> None:
-    """`state_dict` as a UNet folder that stock diffusers loads, with the names of its added time ids beside it."""
+    """Save `state_dict` as a UNet folder that stock diffusers loads, with the names of its added time ids in it."""
     unet.save_config(folder)
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
     save_torch_state_dict(
@@ -210,7 +211,7 @@ TEMPORAL_MODULES = (TemporalBasicTransformerBlock, TemporalResnetBlock, AlphaBle
 
 
 def choose_trainable(unet: UNetSpatioTemporalConditionModel, train: str) -> str:
-    """Set requires_grad by module class (names mislead: time_mixer is temporal), and say what was chosen.
+    """Set requires_grad by module class, and return a line that says what was chosen. (Names mislead: time_mixer is temporal.)
 
     `temporal`: what mixes views; `spatial`: the rest. Both train `add_embedding` too: without it a new id, whose columns
     start at zero, would stay without effect.
@@ -233,13 +234,13 @@ def choose_trainable(unet: UNetSpatioTemporalConditionModel, train: str) -> str:
 
 
 def count_parameters(unet: nn.Module) -> tuple[int, int]:
-    """(trainable, all)."""
+    """Return how many parameters are trainable, and how many there are."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in unet.parameters()]
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
 def compile_blocks(unet: UNetSpatioTemporalConditionModel, backend: str = "inductor") -> None:
-    """torch.compile every transformer block on its own: one small graph each, and the names of the weights stay."""
+    """Compile every transformer block on its own. So each has one small graph, and the weights keep their names."""
     for module in unet.modules():
         if isinstance(module, (BasicTransformerBlock, TemporalBasicTransformerBlock)):
             module.compile(backend=backend)
