@@ -1,4 +1,4 @@
-"""`main.py check`: the resolved config and what follows from it, without training or loading weights."""
+"""`main.py check`: prints the resolved config and what follows from it. It trains nothing and loads no weights."""
 
 import io
 import os

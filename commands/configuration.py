@@ -1,4 +1,4 @@
-"""`main.py configuration`: the page of all keys, written from the schemas."""
+"""`main.py configuration`: writes the page of all keys from the schemas."""
 
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ def configuration(cfg: ConfigurationConfig) -> None:
 
 
 def page() -> str:
-    """The whole page as Markdown: the introduction, then a part for each schema."""
+    """Return the whole page as Markdown: the introduction, then a part for each schema."""
     commands: dict[type[Section], list[str]] = {}
     for command in COMMANDS:
         commands.setdefault(schema_of(command), []).append(command)
@@ -28,7 +28,7 @@ def page() -> str:
 
 
 def _part(commands: list[str], schema: type[Section]) -> str:
-    """The keys that `commands` share, a table for each section."""
+    """Return the part on the keys that `commands` share, with a table for each section."""
     sections = groupby(keys_of(schema), key=lambda key: key.name.partition(".")[0])
     tables = ["\n".join([TABLE_HEAD, *map(_row, keys)]) for _, keys in sections]
     return "\n\n".join(["## " + " and ".join(f"`{command}`" for command in commands), *tables])

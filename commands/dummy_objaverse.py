@@ -1,4 +1,4 @@
-"""`main.py dummy_objaverse`: render the committed dataset anew, with its two jsonl files and a strip to look at."""
+"""`main.py dummy_objaverse`: renders the committed dataset anew, with its two jsonl files and a strip to look at."""
 
 import json
 from pathlib import Path
@@ -37,6 +37,6 @@ def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:
-    """F H W 4 uint8 -> F H W 3."""
+    """Composite F H W 4 (uint8) on white: F H W 3."""
     alpha = rgba[..., 3:] / 255
     return (rgba[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""`main.py evaluate`: held-out orbits -> metrics per view, per object and overall, beside two baselines, and a page to look at."""
+"""`main.py evaluate`: measures sampled views of held-out orbits, and two baselines, and writes numbers and a page."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ from utils.schemas import DataSettings, EvaluateConfig, EvaluateSettings
 
 
 def evaluate(cfg: EvaluateConfig) -> int:
-    """0 if everything asked for was measured, else 1."""
+    """Return 0 if everything that was asked for could be measured, else 1."""
     accelerator = launched_accelerator()
     settings = cfg.evaluate
     out = Path(settings.out)
@@ -32,7 +32,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     differences = protocol_differences(settings, data)
     check_results(out)
     svd = load_saved_model(saved, accelerator)
-    with accelerator.local_main_process_first():  # weights are downloaded once a machine
+    with accelerator.local_main_process_first():  # so that weights are downloaded once a machine
         metrics, unavailable = load_metrics(settings, accelerator.device)
     unavailable = dict(gather_objects(list(unavailable.items())))
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
@@ -49,7 +49,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
         model = {"checkpoint": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
         report = write_report(settings, model, differences, list(metrics), unavailable, sorted(chosen))
         print_report(report, settings)
-    accelerator.wait_for_everyone()  # a rank that ends with 1 has the launcher end the others
+    accelerator.wait_for_everyone()  # the launcher ends the other ranks when one exits with 1
     accelerator.end_training()
     return 1 if unavailable else 0
 
@@ -65,7 +65,7 @@ def evaluation_data(saved: SavedModel, settings: EvaluateSettings) -> DataSettin
 
 
 def with_progress(records: list[OrbitRecord], hidden: bool) -> Iterator[OrbitRecord]:
-    """The records, with a bar on a terminal, and everywhere a line for each that is done: its id, and the time left."""
+    """Yield the records. After each, print its id and the time left, and on a terminal move a bar."""
     started = time.monotonic()
     with tqdm(total=len(records), unit="object", disable=hidden) as bar:
         for number, record in enumerate(records, start=1):
@@ -73,7 +73,7 @@ def with_progress(records: list[OrbitRecord], hidden: bool) -> Iterator[OrbitRec
             bar.update()
             minutes_left = (time.monotonic() - started) / number * (len(records) - number) / 60
             tqdm.write(f"{number}/{len(records)} {record.id}, {minutes_left:.1f} min left", file=sys.stdout)
-            sys.stdout.flush()  # a log file is to show it now
+            sys.stdout.flush()  # a log file shows it at once
 
 
 def print_report(report: dict, settings: EvaluateSettings) -> None:

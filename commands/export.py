@@ -1,4 +1,4 @@
-"""`main.py export`: the trained weights as a folder that stock `StableVideoDiffusionPipeline` loads, with a model card."""
+"""`main.py export`: writes the trained weights as a folder that stock diffusers loads, with a model card."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,8 @@ from utils.files import new_folder, remove_unfinished
 from utils.reading import Saved, read_json
 from utils.schemas import ExportConfig
 
-# The three ids that the stock pipeline gives, the elevation in the motion bucket's place. Any other id had its usual value all
-# through the training, so that folding it into the bias changes nothing.
+# These are the three ids of the stock pipeline, with the elevation in the motion bucket's place. Any other id had its usual
+# value all through the training, so folding it into the bias changes nothing.
 LAYOUT = ("fps_id", "elevation_deg", "noise_aug_strength")
 CARD = Path(__file__).with_name("model_card.md")
 
@@ -69,7 +69,7 @@ def export(cfg: ExportConfig) -> None:
 
 
 def stock_pipeline(saved: SavedModel) -> StableVideoDiffusionPipeline:
-    """The model as stock diffusers has it, its UNet remapped to LAYOUT."""
+    """Return the model as a pipeline of stock diffusers. Its UNet is remapped to LAYOUT."""
     rest = saved.base.rest
     variant = saved.base.variant
     processor = rest / "feature_extractor"
@@ -83,7 +83,7 @@ def stock_pipeline(saved: SavedModel) -> StableVideoDiffusionPipeline:
 
 
 def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
-    """What the folder is, for a reader and for `find_saved_model`, without the paths of the machine it was trained on."""
+    """Return what is written about the model, for readers and for `find_saved_model`, without paths of this machine."""
     recipe = saved.recipe
     model = saved.model.model_dump(mode="json") | {"base": base_name(saved), "added_time_ids": layout}
     data = saved.data.model_dump(mode="json") | {"root": "", "meta": Path(saved.data.meta).name}
@@ -102,7 +102,7 @@ def base_name(saved: SavedModel) -> str:
 
 
 def model_card(saved: SavedModel, name: str, metrics: str) -> str:
-    """The text of the model card. `name` is the folder's, `metrics` the table of an evaluation."""
+    """Return the text of the model card. `name` is that of the folder, and `metrics` is the table of an evaluation."""
     recipe = public_recipe(saved, saved.model.added_time_ids)
     fill = recipe.get("object_fill")
     rows = {

@@ -1,4 +1,4 @@
-"""`main.py tiny_base`: a tiny random SVD in the diffusers layout, of the same classes as the real one."""
+"""`main.py tiny_base`: writes a tiny random SVD in the diffusers layout, of the same classes as the real one."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from utils.schemas import DataSettings, TinyBaseConfig
 
 EMBED_DIM = 32
 VAE_DATA = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
-CLIP_VIEWS = 7  # that the VAE sees at a time, as validation.decode_chunk's default
+CLIP_VIEWS = 7  # views that the VAE sees together; the default of validation.decode_chunk
 
 
 def tiny_base(cfg: TinyBaseConfig) -> None:
@@ -44,9 +44,10 @@ def tiny_base(cfg: TinyBaseConfig) -> None:
 
 
 def fit_vae(vae: AutoencoderKLTemporalDecoder, steps: int, learning_rate: float = 2e-3) -> None:
-    """Teach the VAE the dummy training orbits, so that a validation shows what the UNet has learned, not a random decoder.
+    """Teach the VAE to draw the dummy training orbits, so that a validation shows what the UNet has learned.
 
-    Reconstruction with a little noise on the latents; then `scaling_factor` is set to give them unit deviation, as SVD's.
+    It reconstructs views from latents with a little noise. Then `scaling_factor` is set so that latents have a standard
+    deviation of 1, as those of SVD have.
     """
     if not steps:
         return
@@ -56,7 +57,7 @@ def fit_vae(vae: AutoencoderKLTemporalDecoder, steps: int, learning_rate: float 
     for step in tqdm(range(steps), disable=None):
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20) * (1 - step / steps)
         picked = [(int(torch.randint(len(orbits), ())), int(torch.randint(VAE_DATA.num_frames, ()))) for _ in range(2)]
-        views = torch.cat([orbits[orbit].roll(shift, 0)[:CLIP_VIEWS] for orbit, shift in picked])  # 2 x 7, 3 H W
+        views = torch.cat([orbits[orbit].roll(shift, 0)[:CLIP_VIEWS] for orbit, shift in picked])  # 14 3 H W
         latents = vae.encode(views).latent_dist.mode()
         decoded = vae.decode(latents + 0.05 * torch.randn_like(latents), num_frames=CLIP_VIEWS).sample
         loss = F.mse_loss(decoded, views) + 0.1 * F.l1_loss(decoded, views) + 1e-4 * latents.square().mean()
@@ -107,7 +108,7 @@ def tiny_clip() -> CLIPVisionModelWithProjection:
 
 
 def svd_scheduler() -> EulerDiscreteScheduler:
-    """The scheduler of SVD-XT's repository."""
+    """Return a scheduler with the settings of SVD-XT's repository."""
     return EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -1,4 +1,4 @@
-"""A held-out orbit: what is sampled and measured by validation and by `evaluate`, and how it is shown."""
+"""A held-out orbit as validation and `evaluate` sample it, measure it and show it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from utils.video import contact_sheet, to_uint8, write_mp4
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One held-out orbit on the device, with everything that sampling it and measuring it takes."""
+    """One held-out orbit on the device. It holds all that is needed to sample and to measure it."""
 
-    name: str  # of its files
-    pixels: Tensor  # F 3 H W in [-1, 1], from the input view on
+    name: str  # what its files are called
+    pixels: Tensor  # F 3 H W in [-1, 1]; the first is the input view
     latents: Tensor  # 1 F 4 h w, scaled
     cond: Conditioning
-    noise: Tensor  # 1 F 4 h w, unit
+    noise: Tensor  # 1 F 4 h w, of standard deviation 1
 
 
 def encode_held_out(
@@ -34,7 +34,7 @@ def encode_held_out(
     encoders: Encoders,
     device: torch.device,
 ) -> HeldOut:
-    """Encode an orbit as the sampler and the loss want it. Its noise follows from `random` alone."""
+    """Encode an orbit for the sampler and the loss. Its noise follows from `random` alone."""
     pixels = orbit.pixels.to(device)
     latents = encoders.latents(pixels[None])
     cond, noise = start_orbit(pixels[:1], orbit.elevation_deg[None], len(pixels), sampling, encoders, random)
@@ -42,7 +42,7 @@ def encode_held_out(
 
 
 def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
-    """Write NAME.mp4, with input, target and sample side by side, and the same as a sheet, NAME.png."""
+    """Write NAME.mp4, which shows input, target and sample side by side, and the same as a sheet, NAME.png."""
     target = to_uint8(orbit.pixels)
     sample = to_uint8(views)
     frames = np.concatenate([np.broadcast_to(target[:1], target.shape), target, sample], axis=2)

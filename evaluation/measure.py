@@ -1,4 +1,4 @@
-"""Measuring one object: sample its orbit, compare it and two baselines with the truth, write its numbers and its video."""
+"""Measuring one object: its sampled orbit and two baselines are compared with the truth, and numbers and a video written."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from utils.schemas import DataSettings, EvaluateSettings
 
 
 def load_metrics(settings: EvaluateSettings, device: torch.device) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics that were asked for and can be had, and for each of the others why it cannot."""
+    """Return the metrics that were asked for and can be loaded, and for each of the others the reason why not."""
     loaders = {
         "psnr": lambda: psnr,
         "ssim": lambda: ssim,
@@ -52,7 +52,7 @@ def measure_record(
 ) -> None:
     """Sample the record's orbit, and write its numbers and its video into the folder of the evaluation."""
     orbit = load_orbit(record, data, settings.input_view, WHITE, n=0)
-    number = int(hashlib.sha256(record.id.encode()).hexdigest()[:7], 16)  # an object's noise is the same in any list
+    number = int(hashlib.sha256(record.id.encode()).hexdigest()[:7], 16)  # so an object's noise is the same in any list
     random = generator(settings.seed, number, "validation")
     held_out = encode_held_out(orbit, file_name(record.id), random, settings, svd.encoders, device)
     views = sample_orbits(svd.unet, svd.encoders, svd.sigma_range, held_out.cond, held_out.noise, settings)[0]

@@ -10,7 +10,7 @@ from utils.schemas import EvaluateSettings
 
 
 def choose_records(records: Records, root: str, settings: EvaluateSettings) -> dict[str, int]:
-    """{record id: index} of what is measured. Raises UserError for a record that cannot be, before any is."""
+    """Return {record id: index} of what is to be measured. Raises UserError if a record cannot be."""
     by_id = index_by_id(records)
     if settings.objects is not None:
         ids = read_objects(Path(settings.objects), by_id)
@@ -25,7 +25,7 @@ def choose_records(records: Records, root: str, settings: EvaluateSettings) -> d
 
 
 def index_by_id(records: Records) -> dict[str, int]:
-    """{record id: index}. Raises UserError if two ids would give their files the same name."""
+    """Return {record id: index} of all records. Raises UserError if the files of two would have the same name."""
     by_id: dict[str, int] = {}
     by_file_name: dict[str, str] = {}
     for index in range(len(records)):
@@ -38,7 +38,7 @@ def index_by_id(records: Records) -> dict[str, int]:
 
 
 def read_objects(path: Path, known: dict[str, int]) -> list[str]:
-    """The ids in a list, one a line; # begins a comment. Raises UserError for an id that is unknown or stands there twice."""
+    """Read a list of ids, one a line; # begins a comment. Raises UserError for an id that is unknown or stands there twice."""
     ids: list[str] = []
     for place, line in read_lines(path):
         name = line.partition("#")[0].strip()
@@ -55,7 +55,7 @@ def read_objects(path: Path, known: dict[str, int]) -> list[str]:
 
 
 def check_record(record: OrbitRecord, root: str, settings: EvaluateSettings) -> None:
-    """Raises UserError if the record has no such input view, another elevation than asked for, or lacks an image."""
+    """Raises UserError if a record lacks the input view or an image, or has another elevation than was asked for."""
     if settings.input_view >= len(record.image_paths):
         raise UserError(f"{record.place}: has {len(record.image_paths)} views, no input_view {settings.input_view}")
     if settings.elevations_deg is not None:

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs no other file: summary, PSNR against azimuth, a looping video for each object."""
+"""The page of an evaluation: one HTML file with the summary, PSNR against azimuth, and a looping video of each object."""
 
 import base64
 from html import escape
@@ -26,7 +26,7 @@ document.querySelectorAll('video').forEach(v => {
 
 
 def evaluation_page(report: dict, published: list[dict], videos: dict[str, bytes]) -> str:
-    """The page, from metrics.json (`report`), the rows of evaluate_config/published.yaml, and an mp4 per object id."""
+    """Return the page. `report` is metrics.json, `published` the rows of published.yaml, and `videos` an mp4 for each object id."""
     views = report["settings"]["views"]
     title = f"{report['num_objects']} objects, step {report['step']}"
     num_views = len(next(iter(report["per_view"]["sample"].values()))) - (views == "novel")
@@ -47,7 +47,7 @@ def evaluation_page(report: dict, published: list[dict], videos: dict[str, bytes
 
 
 def _quality(item: dict, views: str) -> float:
-    """Higher is better: the PSNR of an object's sample if it was measured, else whichever metric was."""
+    """Return a number that is higher for better samples: the PSNR if it was measured, else another metric."""
     means = item["metrics"]["sample"]
     name = next(name for name in METRICS if name in means)
     value = means[name][views]
@@ -55,7 +55,7 @@ def _quality(item: dict, views: str) -> float:
 
 
 def _summary(report: dict, published: list[dict], views: str) -> str:
-    """The table of means, with the published rows below, each marked if it does not compare."""
+    """Return the table of means. The published rows follow, each with a mark if it is not comparable."""
     names = [name for name in METRICS if name in report["summary"]["sample"] or name in report["unavailable"]]
     head = "".join(f"<th>{METRICS[name]}" for name in names)
     rows = []
@@ -71,7 +71,7 @@ def _summary(report: dict, published: list[dict], views: str) -> str:
 
 
 def why_not_comparable(row: dict, report: dict) -> list[str]:
-    """Why a published row does not compare with the evaluation; empty if it does."""
+    """Return the reasons why a published row is not comparable with the evaluation: none if it is."""
     if row["protocol"] != report["settings"]["protocol"]:
         return ["another protocol"]
     if row["objects_sha256"] is None:

@@ -15,7 +15,7 @@ class Unavailable(UserError):
 
 
 def load_lpips(net: str, device: torch.device) -> Metric:
-    """LPIPS 0.1 of the `lpips` package (Zhang et al. 2018; `net`: alex | vgg | squeeze); lower is nearer. Raises Unavailable."""
+    """Return LPIPS 0.1 of the `lpips` package (Zhang et al. 2018), which is lower for nearer views. Raises Unavailable."""
     try:
         import lpips
     except ImportError:
@@ -29,14 +29,16 @@ def load_lpips(net: str, device: torch.device) -> Metric:
 
     @torch.no_grad()
     def distance(views: Tensor, targets: Tensor) -> Tensor:
-        pairs = zip(views * 2 - 1, targets * 2 - 1)  # it expects [-1, 1]; a view at a time, for VGG keeps every layer
+        pairs = zip(
+            views * 2 - 1, targets * 2 - 1
+        )  # LPIPS expects [-1, 1]; a view at a time, since VGG keeps every layer
         return torch.cat([network(view[None], target[None]).flatten() for view, target in pairs])
 
     return distance
 
 
 def load_clip(name: str, device: torch.device) -> Metric:
-    """Cosine of the CLIP image embeddings of a view and its target; higher is nearer. Raises Unavailable."""
+    """Return the cosine of the CLIP embeddings of a view and its target, which is higher for nearer views. Raises Unavailable."""
     try:
         processor = CLIPImageProcessor.from_pretrained(name)
         network, info = CLIPVisionModelWithProjection.from_pretrained(name, output_loading_info=True)
@@ -48,7 +50,7 @@ def load_clip(name: str, device: torch.device) -> Metric:
 
     @torch.no_grad()
     def embed(views: Tensor) -> Tensor:
-        pictures = list((views * 255).round().byte().cpu())  # in 8 bits, as those who measure files do
+        pictures = list((views * 255).round().byte().cpu())  # in 8 bits, as if they came from files
         pixels = processor(images=pictures, return_tensors="pt").pixel_values
         return network(pixels.to(device)).image_embeds
 

@@ -1,4 +1,4 @@
-"""PSNR against azimuth as an SVG, a line for each row of the report."""
+"""A plot of PSNR against azimuth, as an SVG with a line for each row of the report."""
 
 ROWS = {
     "sample": "sample",
@@ -6,12 +6,12 @@ ROWS = {
     "vae_reconstruction": "VAE reconstruction of the truth",
 }
 COLOURS = {"sample": "#1f6feb", "input_repeated": "#c2410c", "vae_reconstruction": "#15803d"}
-PERFECT_DB = 99  # a view equal to the truth has 100 dB, and is not drawn
-LEFT, TOP, WIDTH, HEIGHT = 60, 20, 760, 260  # of the frame that the lines are drawn in
+PERFECT_DB = 99  # a view that equals the truth has 100 dB and is not drawn
+LEFT, TOP, WIDTH, HEIGHT = 60, 20, 760, 260  # the frame in which the lines are drawn
 
 
 def psnr_plot(per_view: dict[str, dict[str, list[float]]]) -> str:
-    """The SVG of {row: {"psnr": F}}: the mean PSNR of each view over its azimuth from the input view's."""
+    """Draw {row: {"psnr": F}} as an SVG: the mean PSNR of each view against its azimuth from the input view."""
     psnr = {row: metrics["psnr"] for row, metrics in per_view.items()}
     drawn = [db for values in psnr.values() for db in values if db < PERFECT_DB]
     low = min(drawn, default=0) // 5 * 5
@@ -34,7 +34,7 @@ def _height_at(db: float, low: float, high: float) -> float:
 
 
 def _grid(low: float, high: float) -> list[str]:
-    """A line each 5 dB, a mark each 45 degrees, and what the axes show."""
+    """Draw a line at every 5 dB, a number at every 45 degrees, and the names of the axes."""
     parts = [f'<text x="14" y="{TOP - 6}">dB</text>']
     for db in range(int(low), int(high) + 1, 5):
         y = _height_at(db, low, high)

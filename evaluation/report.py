@@ -1,4 +1,4 @@
-"""The report of an evaluation, made from the objects' files: metrics.json, metrics.csv and a page."""
+"""The report of an evaluation: metrics.json, metrics.csv and a page, all made from the objects' files."""
 
 import csv
 import hashlib
@@ -30,7 +30,7 @@ def write_report(
 ) -> dict:
     """Write metrics.json, metrics.csv and index.html of the objects `ids`, and return what is in metrics.json.
 
-    `model` says checkpoint, weights and step; `differences` are those from the protocol, as `protocol_differences` gives them.
+    `model` holds checkpoint, weights and step. `differences` comes from `protocol_differences`.
     """
     out = Path(settings.out)
     objects = read_objects(out, ids)
@@ -54,7 +54,7 @@ def write_report(
 
 
 def summarise(objects: list[dict], metrics: list[str]) -> dict:
-    """{summary: {row: {metric: {novel, all}}}, per_view: {row: {metric: F}}, objects: [...]}: means over the objects."""
+    """Return means over the objects: {summary: {row: {metric: {novel, all}}}, per_view: {row: {metric: F}}, objects: [...]}."""
     summary: dict[str, dict] = {}
     views: dict[str, dict] = {}
     for row in objects[0]["metrics"]:
@@ -65,7 +65,7 @@ def summarise(objects: list[dict], metrics: list[str]) -> dict:
 
 
 def _object_row(item: dict, metrics: list[str]) -> dict:
-    """An object in the report: its numbers per view, and their means."""
+    """Return an object's entry in the report: its numbers for each view, and their means."""
     means = {
         row: {name: over_views(torch.tensor(values[name])) | {"per_view": values[name]} for name in metrics}
         for row, values in item["metrics"].items()
@@ -74,7 +74,7 @@ def _object_row(item: dict, metrics: list[str]) -> dict:
 
 
 def protocol_differences(settings: EvaluateSettings, data: DataSettings) -> list[str]:
-    """The settings that are not as `settings.protocol` says; none, if the numbers may be compared with published ones.
+    """Return how the settings differ from `settings.protocol`. Without a difference, published numbers are comparable.
 
     Raises UserError if there is no such protocol.
     """
@@ -99,7 +99,7 @@ def _in_any_order(value: object) -> object:
 
 
 def to_csv(objects: list[dict]) -> str:
-    """A row per object: id, elevation_deg, and ROW_METRIC_novel, ROW_METRIC_all."""
+    """Return a CSV with a line for each object. Its columns are id, elevation_deg, and ROW_METRIC_novel and ROW_METRIC_all."""
     text = io.StringIO()
     columns = [
         (row, name, which)
@@ -116,13 +116,13 @@ def to_csv(objects: list[dict]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """An id as a cell: control characters escaped, and a ' before what a spreadsheet would take for a formula."""
+    """Return an id as a cell: control characters are escaped, and a ' goes before what would be a formula."""
     cell = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) else cell
 
 
 def summary_table(report: dict, views: str) -> str:
-    """The means over the objects, for the terminal."""
+    """Return the means over the objects as a table for the terminal."""
     title = f"{report['num_objects']} objects, {views} views"
     metrics = list(next(iter(report["summary"].values())))
     lines = [title + "".join(f"{name:>10}" for name in metrics)]

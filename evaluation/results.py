@@ -1,6 +1,6 @@
-"""The folder of an evaluation: what its numbers were measured under, and a file and a video for each object.
+"""The folder of an evaluation. It holds the settings, and a file and a video for each object.
 
-An object's files are written when they are complete. They are what ranks share, and where an interrupted evaluation goes on.
+An object's files appear when they are complete. Ranks share them, and an interrupted evaluation goes on from them.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevati
 
 
 class ObjectFile(Saved):
-    """What is measured of one object: {row: {metric: a number for each view}}."""
+    """The file of one object. `metrics` is {row: {metric: a number for each view}}."""
 
     model_config = ConfigDict(allow_inf_nan=True)  # the PSNR of equal views is infinite
     id: str
@@ -31,7 +31,7 @@ class ObjectFile(Saved):
 
 
 def conditions(settings: EvaluateSettings, weights: str, unet: dict[str, str], mixed_precision: str) -> dict:
-    """Everything an object's numbers follow from. `unet` holds the checksums of the UNet's files."""
+    """Return everything that an object's numbers depend on. `unet` holds the checksums of the UNet's files."""
     keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
     with open(settings.meta, "rb") as file:
         meta = hashlib.file_digest(file, "sha256").hexdigest()
@@ -47,7 +47,7 @@ def check_results(out: Path) -> None:
 
 
 def open_results(out: Path, now: dict) -> None:
-    """Make the folder, or check that what is in it was measured alike. Raises UserError naming the keys that differ."""
+    """Make the folder, or check that it was measured with the same settings. Raises UserError naming those that differ."""
     path = out / CONDITIONS
     if path.exists():
         before = read_json(path, RootModel[dict]).root
@@ -70,12 +70,12 @@ def object_file(out: Path, record_id: str) -> Path:
 
 
 def is_measured(path: Path, metrics: Iterable[str]) -> bool:
-    """Whether an object's file is there and holds all these metrics."""
+    """Return whether an object's file is there and holds all these metrics."""
     return path.exists() and set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
 
 
 def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:
-    """What the files of the objects say. Raises UserError naming the file that is not as the others are."""
+    """Read the files of the objects. Raises UserError naming a file that is not as the others are."""
     objects: list[dict] = []
     for name in ids:
         path = object_file(out, name)
@@ -88,5 +88,5 @@ def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:
 
 
 def _shape(item: dict) -> dict:
-    """How many views each metric of each row has."""
+    """Return how many views each metric of each row has."""
     return {row: {name: len(values) for name, values in metrics.items()} for row, metrics in item["metrics"].items()}

@@ -1,4 +1,4 @@
-"""An fp32 exponential moving average of the trainable weights that is right under every launcher."""
+"""The exponential moving average of the trainable weights. It is fp32, and the same under every launcher."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ SLICE = 2**24
 
 
 class Ema:
-    """Follows the fp32 masters of this rank (`training.masters.master_parts`): no gathering, 4 bytes a parameter over the ranks."""
+    """Averages this rank's fp32 masters (`training.masters.master_parts`). The ranks share 4 bytes a parameter."""
 
     def __init__(self, masters: list[Tensor]):
         self.masters = masters
@@ -23,7 +23,7 @@ class Ema:
 
     @contextmanager
     def in_place_of_masters(self) -> Iterator[None]:
-        """Within, whatever reads the masters (`training.masters.full_weights`) reads the average."""
+        """Exchange the masters with the average, so that `training.masters.full_weights` reads the average inside the block."""
         self._exchange()
         try:
             yield
@@ -33,7 +33,7 @@ class Ema:
     @torch.no_grad()
     def _exchange(self) -> None:
         for master, part in zip(self.masters, self.parts, strict=True):
-            # In slices: under ZeRO on one rank a part is the whole model.
+            # It is done in slices, since under ZeRO with one rank a part is the whole model.
             for one, other in zip(master.detach().view(-1).split(SLICE), part.view(-1).split(SLICE)):
                 held = one.clone()
                 one.copy_(other)

@@ -1,4 +1,4 @@
-"""When things happen and how large a step is: pure functions of the step."""
+"""When things happen and how large an update is. These are pure functions of the step."""
 
 import math
 
@@ -6,12 +6,12 @@ from utils.schemas import OptimSettings
 
 
 def due(step: int, every: int) -> bool:
-    """True at the multiples of `every`; never when it is 0."""
+    """Return True at the multiples of `every`, and never if that is 0."""
     return every > 0 and step % every == 0
 
 
 def lr_at(step: int, optim: OptimSettings, max_steps: int) -> float:
-    """The learning rate of optimizer step `step` (0 is the first): linear warm-up, then constant, cosine or linear to 0."""
+    """Return the learning rate of optimizer step `step`, counted from 0. After a linear warm-up it follows `optim.schedule`."""
     if step < optim.warmup_steps:
         return optim.learning_rate * (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, max_steps - optim.warmup_steps)
@@ -20,5 +20,5 @@ def lr_at(step: int, optim: OptimSettings, max_steps: int) -> float:
 
 
 def ema_decay_at(step: int, decay: float) -> float:
-    """EMA decay of the update after `step` earlier ones: min(decay, (1 + step) / (10 + step)), so that it warms up."""
+    """Return the decay of the EMA's update number `step`, counted from 0. It begins low, as little is averaged yet."""
     return min(decay, (1 + step) / (10 + step))
