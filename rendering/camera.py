@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.camera import camera_to_world
+
 FOV_DEG, RADIUS, FILL = 33.8, 0.5, 0.9
 
 
@@ -21,16 +23,6 @@ def orbit_distance(fov_deg: float = FOV_DEG, radius: float = RADIUS, fill: float
 def azimuths_deg(num_views: int) -> np.ndarray:
     """Divide one turn into even steps, from 0."""
     return np.arange(num_views) * 360 / num_views
-
-
-def camera_to_world(azimuth_deg: float, elevation_deg: float, distance: float) -> np.ndarray:
-    """Return the 4 4 of a camera that looks at the origin, its x axis level."""
-    azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
-    back = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
-    matrix = np.eye(4)
-    matrix[:3] = np.stack([right, np.cross(back, right), back, back * distance], axis=1)
-    return matrix
 
 
 def focal_length_px(size_px: int, fov_deg: float = FOV_DEG) -> float:

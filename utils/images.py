@@ -45,17 +45,21 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{name}: damaged or unreadable image: {cut(str(error)) or type(error).__name__}") from None
 
 
-def open_rgba(path: Path) -> Image.Image:
-    """An image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA. Raises UserError with the path."""
+def open_rgba(source: Path | bytes, name: str | Path | None = None) -> Image.Image:
+    """An image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA.
+
+    Raises UserError with `name`, by default the path.
+    """
     import numpy as np  # the check of each asset that is rendered starts a process that needs IMAGE_FORMATS only
 
-    with open_image(path, path) as image:
+    name = name or (source if isinstance(source, Path) else "an image")
+    with open_image(source, name) as image:
         image = ImageOps.exif_transpose(image)
         if image.mode in _16_BIT_MODES:
             gray = np.asarray(image).astype(np.int64).clip(0, 65535)
             image = Image.fromarray((gray / 257).round().astype(np.uint8))
         elif image.mode == "F":
-            raise UserError(f"{path}: floating-point images are not supported; save it with 8 or 16 bits")
+            raise UserError(f"{name}: floating-point images are not supported; save it with 8 or 16 bits")
         return image.convert("RGBA")
 
 

@@ -41,11 +41,15 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 def read_json(path: Path, schema: type[Schema]) -> Schema:
     """The JSON object in a file. Raises UserError naming the file, and each key that is missing or of another type."""
-    data = _read(path, MAX_JSON_BYTES)
+    return parse_json(_read(path, MAX_JSON_BYTES), schema, str(path))
+
+
+def parse_json(data: bytes, schema: type[Schema], place: str) -> Schema:
+    """The JSON object in `data`. Raises UserError, beginning with `place`, as read_json does."""
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {mistakes([explain(item) for item in error.errors(include_url=False)])}") from None
+        raise UserError(f"{place}: {mistakes([explain(item) for item in error.errors(include_url=False)])}") from None
 
 
 def explain(item: dict) -> str:

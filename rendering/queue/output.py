@@ -23,11 +23,12 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, RootModel, field_validator
 
 from rendering.failure import KINDS, Failure
-from rendering.queue.held_out import held_out_of
-from rendering.queue.jsonl import Lines
 from utils.errors import UserError
 from utils.files import leaves_folder, remove, remove_unfinished, sync, write_atomically
+from utils.held_out import held_out_of
+from utils.jsonl import Lines
 from utils.reading import InsidePath, Saved, read_json
+from utils.sheets import spread
 
 META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "svd_meta.jsonl",
@@ -98,9 +99,10 @@ class Output:
             self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
-        self._meta, self._failures = Lines(folder / META, OrbitLine), Lines(folder / FAILURES, FailureLine)
+        self._meta = Lines(folder / META, OrbitLine, "render")
+        self._failures = Lines(folder / FAILURES, FailureLine, "render")
         splits = held_out is not None or (folder / HELD_OUT).exists()
-        self._held_out = Lines(folder / HELD_OUT, OrbitLine) if splits else None
+        self._held_out = Lines(folder / HELD_OUT, OrbitLine, "render") if splits else None
 
     def __enter__(self):
         try:
@@ -257,7 +259,7 @@ class Output:
         with self.locked():
             filtered = [name for name, kind in self._failures.kinds.items() if kind == "filtered"]
             return tuple(
-                [json.loads(lines.line(name)) for name in _spread(sorted(ids), num_lines)]
+                [json.loads(lines.line(name)) for name in spread(sorted(ids), num_lines)]
                 for lines, ids in ((self._meta, self._meta.places), (self._failures, filtered))
             )
 
@@ -297,10 +299,6 @@ def _is_orbit(folder: Path) -> bool:
         return False
     numbered = all(re.fullmatch(rf"{number:03d}\.(png|webp)", name) for number, name in enumerate(names))
     return numbered and {path.name for path in folder.iterdir()} <= {CAMERAS, *names}
-
-
-def _spread(items: list, count: int) -> list:
-    return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
 
 
 def _number(object_id: str) -> int:

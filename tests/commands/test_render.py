@@ -28,13 +28,13 @@ from dataset.records import Records
 from rendering import orbits
 from rendering.camera import camera_to_world, orbit_distance
 from rendering.light import environment_for
-from rendering.queue.held_out import held_out_of
-from rendering.queue.jsonl import Lines
 from rendering.queue.output import SHEETS, FailureLine, Output, _number
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.config import load_config
 from utils.files import new_file, unfinished_path
+from utils.held_out import held_out_of
+from utils.jsonl import Lines
 from utils.schemas_render import RenderConfig
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
@@ -329,7 +329,7 @@ def test_a_torn_last_line_is_cut_off_and_a_whole_one_kept(tail, left, tmp_path):
 
 
 def test_lines_are_read_while_another_holds_the_lock_and_only_whole_ones(tmp_path):
-    lines = Lines(tmp_path / "a.jsonl", FailureLine)
+    lines = Lines(tmp_path / "a.jsonl", FailureLine, "render")
     (tmp_path / "a.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n{"id": "torn", "so')
     lines.read_on()
     assert set(lines.places) == {"a"}
@@ -456,7 +456,7 @@ def test_a_line_that_finds_no_space_names_its_file(call, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    lines = Lines(tmp_path / "a.jsonl", FailureLine)
+    lines = Lines(tmp_path / "a.jsonl", FailureLine, "render")
     lines.read_on()
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)

@@ -1,4 +1,4 @@
-"""A jsonl file of lines with an `id`. Many processes append to it, each under the lock of output.py."""
+"""A jsonl file of lines with an `id`. Many processes may append to it, each under a lock that they share."""
 
 import errno
 import json
@@ -18,10 +18,11 @@ BLOCK_BYTES = 1 << 20
 class Lines:
     """Keeps the place of each line, not its text: a line with 84 views is 4 kB long. The last line of an id counts."""
 
-    def __init__(self, path: Path, schema: type[BaseModel]):
-        """Raises UserError in what reads, for a line that the schema does not allow."""
+    def __init__(self, path: Path, schema: type[BaseModel], command: str):
+        """`command` writes the file. Raises UserError in what reads, for a line that the schema does not allow."""
         self.path = path
         self.schema = schema
+        self.command = command
         self.places: dict[str, tuple[int, int]] = {}  # id -> offset and length
         self.kinds: dict[str, str | None] = {}
         # Opened anew at every look, which makes NFS look too; kept open till then, so that no new file gets its inode.
@@ -46,7 +47,7 @@ class Lines:
             if line is None:
                 number = self.path.read_bytes()[: self._end].count(b"\n") + 1
                 raise UserError(
-                    f"{self.path}:{number}: not a line of render's; remove it, or choose another render.out"
+                    f"{self.path}:{number}: not a line of {self.command}'s; remove it, or choose another {self.command}.out"
                 )
             self._note(line, len(raw))
 
@@ -93,14 +94,16 @@ class Lines:
         offset, length = self.places[object_id]
         return os.pread(self._file.fileno(), length, offset)
 
-    def append(self, line: dict) -> None:
-        """Write the line at once and sync it. Raises OSError if the disk is full; `read_to_end` cuts off what was written."""
-        data = json.dumps(line).encode() + b"\n"
+    def append(self, *lines: dict) -> None:
+        """Write lines at once and sync them. Raises OSError if the disk is full; `read_to_end` cuts off what is torn."""
+        rows = [json.dumps(line).encode() + b"\n" for line in lines]
+        data = b"".join(rows)
         with naming(self.path):
             if os.write(self._file.fileno(), data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
-        self._note(line, len(data))
+        for line, row in zip(lines, rows):
+            self._note(line, len(row))
 
     def rewrite(self, ids: Iterable[str], other: "Lines | None" = None) -> None:
         """Replace the file by one of these lines only, sorted by id. Lines that it lacks are copied from `other`."""

@@ -1,0 +1,49 @@
+"""Contact sheets of orbits: for each a label, and some of its views, small, on white."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.images import open_rgba
+
+NUM_VIEWS, TILE_PX = 8, 96
+LABEL_PX, LABEL_LETTERS, LABEL_LINES = 300, 46, 7
+
+
+def spread(items: Sequence, count: int) -> Sequence:
+    """Return at most `count` of the items, evenly spread from the first on."""
+    return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
+
+
+def tile(view: Image.Image) -> np.ndarray:
+    """Draw an RGBA view small, on white: TILE TILE 3 uint8."""
+    small = view.resize((TILE_PX, TILE_PX), Image.Resampling.BOX)
+    ground = Image.new("RGB", small.size, "white")
+    ground.paste(small, (0, 0), small)
+    return np.asarray(ground)
+
+
+def tiles(images: Sequence[Path | bytes]) -> np.ndarray:
+    """Draw at most NUM_VIEWS of an orbit's images: V TILE TILE 3. Raises UserError for one that cannot be read."""
+    return np.stack([tile(open_rgba(image)) for image in spread(images, NUM_VIEWS)])
+
+
+def label(*texts: str) -> str:
+    """Wrap texts so that they fit beside a row."""
+    lines = [line for text in texts for line in textwrap.wrap(text, LABEL_LETTERS)]
+    return "\n".join(lines[:LABEL_LINES])
+
+
+def sheet(rows: dict[str, np.ndarray]) -> bytes | None:
+    """Return {label: V TILE TILE 3} as a PNG, or None without a row."""
+    from utils.video import contact_sheet  # it imports torch, which nothing else here needs
+
+    if not rows:
+        return None
+    data = io.BytesIO()
+    contact_sheet(rows, LABEL_PX).save(data, "PNG")
+    return data.getvalue()
