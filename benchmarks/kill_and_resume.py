@@ -1,7 +1,8 @@
-"""SIGKILL at moments spread over training, saving and pruning; then the same command again: does it end as if nothing had been?
+"""Does a run that was killed and started again end as if nothing had happened?
 
-`python benchmarks/kill_and_resume.py [20]`. A moment is the n-th micro-step, fsync, rename, removal, checksum or torch.save of the
-run; the process kills itself just before it, with no chance to clean up.
+`python benchmarks/kill_and_resume.py [20]` kills a run at moments spread over training, saving and pruning. A moment is a
+micro-step, fsync, rename, removal, checksum or torch.save of the run. The process sends itself SIGKILL just before it, with
+no chance to clean up.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ STEPS = (
 
 
 def train_until(moment: int, run_dir: str, moments: list) -> None:
-    """In a process of its own: trains, notes what each moment was in `moments`, and dies at number `moment` (0: never)."""
+    """Train, note in `moments` what each moment is, and die at number `moment` (0: never). This runs in its own process."""
     import torch
 
     import commands.train
@@ -71,7 +72,7 @@ def train_until(moment: int, run_dir: str, moments: list) -> None:
 
 
 def run(moment: int, run_dir: Path) -> tuple[int | None, list[str]]:
-    """-> exit code (-9: killed) and what the moments were."""
+    """Return the exit code (-9 if killed) and what the moments were."""
     with multiprocessing.Manager() as manager:
         moments = manager.list()
         process = context().Process(target=train_until, args=(moment, str(run_dir), moments))
@@ -81,14 +82,14 @@ def run(moment: int, run_dir: Path) -> tuple[int | None, list[str]]:
 
 
 def context():
-    """A server that has imported the program once, and forks each run from there."""
+    """Return a context whose server imports the program once and forks each run from there."""
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(["commands.train"])
     return forkserver
 
 
 def outcome(run_dir: Path) -> dict:
-    """What must not depend on having been killed: the last checkpoint with its checksums, nothing unfinished, and the losses.
+    """Return what must not depend on a kill: the last checkpoint with its checksums, what is unfinished, and the losses.
 
     A checkpoint that was to be pruned at the very end may stay: the next save would remove it.
     """
@@ -106,10 +107,11 @@ def outcome(run_dir: Path) -> dict:
 
 
 def kill_and_resume(num_moments: int, work: Path) -> list[str]:
-    """-> a line per moment. Raises AssertionError if one of them is not survived."""
+    """Return a line for each moment. Raises AssertionError if a kill at one of them changes how the run ends."""
     code, moments = run(0, work / "whole")
     assert code == 0
-    whole, lines = outcome(work / "whole"), []
+    whole = outcome(work / "whole")
+    lines = []
     for number in range(num_moments):
         moment = 1 + (number * (len(moments) - 1)) // max(1, num_moments - 1)
         code, _ = run(moment, work / "killed")

@@ -1,7 +1,8 @@
-"""Two thousand tiny steps under two-process DDP with saving and validation on: does anything grow?
+"""Does anything grow in two thousand tiny steps of two processes under DDP, with saving and validation on?
 
-`python benchmarks/long_run.py [2000] [plot.png]` prints memory, open files and processes (medians of the first fifth after the
-first tenth of the steps, and of the last fifth), the step time's trend and what is left behind, and draws memory and step time.
+`python benchmarks/long_run.py [2000] [plot.png]` prints memory, open files, processes, the trend of the step time and which
+processes are left behind, and draws memory and step time. It leaves out the first tenth of the steps, and compares the
+medians of the first and the last fifth of the rest.
 """
 
 import json
@@ -27,8 +28,9 @@ def training_processes(launcher: psutil.Process) -> list[psutil.Process]:
 
 
 def watch(process: subprocess.Popen, metrics: Path) -> list[tuple[int, float, int, int]]:
-    """(step, MiB of all training processes, their open files, their number) about every second."""
-    launcher, rows = psutil.Process(process.pid), []
+    """Return rows of (step, MiB of all training processes, their open files, their number), about one a second."""
+    launcher = psutil.Process(process.pid)
+    rows = []
     while process.poll() is None:
         time.sleep(1)
         try:
@@ -50,13 +52,14 @@ def read(metrics: Path) -> list[dict]:
 
 
 def plot(path: Path, series: dict[str, list[tuple[float, float]]]) -> None:
-    """A panel per series, (step, value) points from 0 to a tenth above the largest value."""
+    """Draw a panel for each series of (step, value). It reaches from 0 to a tenth above the largest value."""
     width, height, margin = 900, 220, 60
     image = Image.new("RGB", (width, height * len(series)), "white")
     draw = ImageDraw.Draw(image)
     for panel, (label, points) in enumerate(series.items()):
         top = panel * height
-        right, largest = max(x for x, _ in points), 1.1 * max(y for _, y in points)
+        right = max(x for x, _ in points)
+        largest = 1.1 * max(y for _, y in points)
         place = [
             (margin + x / right * (width - 2 * margin), top + height - 40 - y / largest * (height - 70))
             for x, y in points
@@ -84,7 +87,7 @@ def main() -> None:
         speed = [
             (line["step"], 1000 * 2 / line["train/orbits_per_s"]) for line in read(metrics) if "train/loss" in line
         ]
-    everyone = max(row[3] for row in rows)  # without the seconds in which they come and go
+    everyone = max(row[3] for row in rows)  # the seconds in which processes come and go are left out
     later = [row for row in rows if row[0] >= steps // 10 and row[3] == everyone]
     fifth = max(1, len(later) // 5)
     for name, column in (("memory in MiB", 1), ("open files", 2), ("processes", 3)):
@@ -92,7 +95,8 @@ def main() -> None:
         print(f"{name}: median {start:.0f} after step {steps // 10}, {end:.0f} in the last: {end / start - 1:+.2%}")
     times = [ms for step, ms in speed if step > steps // 10]
     half = len(times) // 2
-    first, last = statistics.median(times[:half]), statistics.median(times[half:])
+    first = statistics.median(times[:half])
+    last = statistics.median(times[half:])
     print(f"step time: median {first:.0f} ms in the first half, {last:.0f} ms in the second ({last / first - 1:+.1%})")
     left = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
     print(f"processes left behind: {len(left)}")

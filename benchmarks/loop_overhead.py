@@ -1,7 +1,7 @@
-"""Milliseconds that `main.py train` adds to the bare forward, backward and optimizer step of the same UNet.
+"""How many milliseconds does `main.py train` add to the bare forward, backward and optimizer step of the same UNet?
 
-`python benchmarks/loop_overhead.py [STEPS] [section.key=value ...]`: trains with tiny_cpu.yaml's model, encoders left out, and
-before each of its steps takes a bare one with a copy of the UNet on latents of the same shape: medians of interleaved steps.
+`python benchmarks/loop_overhead.py [STEPS] [section.key=value ...]` trains tiny_cpu.yaml's model without its encoders. Before
+each step of the loop it takes a bare one, with a copy of the UNet on latents of the same shape. It prints the medians.
 """
 
 import copy
@@ -25,7 +25,10 @@ from utils.schemas import TrainConfig
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    bare, ours, marks, prepared = [], [], [], {}
+    bare: list[float] = []  # seconds
+    ours: list[float] = []  # seconds
+    marks: list[float] = []  # when the loop's steps began
+    prepared = {}
     original_prepare = loop.prepare
 
     def prepare(unet, *arguments, **keywords):
@@ -34,12 +37,12 @@ def main() -> None:
         return original_prepare(unet, *arguments, **keywords)
 
     def bare_step(cfg) -> None:
-        unet, shape = (
-            prepared["unet"],
-            (cfg.train.batch_size, cfg.data.num_frames, 8, cfg.data.size_px // 8, cfg.data.size_px // 8),
-        )
-        sample, target = torch.randn(shape), torch.randn(*shape[:2], 4, *shape[3:])
-        embeds, ids = torch.randn(shape[0], 1, unet.config.cross_attention_dim), torch.rand(shape[0], 3)
+        unet = prepared["unet"]
+        shape = (cfg.train.batch_size, cfg.data.num_frames, 8, cfg.data.size_px // 8, cfg.data.size_px // 8)
+        sample = torch.randn(shape)
+        target = torch.randn(*shape[:2], 4, *shape[3:])
+        embeds = torch.randn(shape[0], 1, unet.config.cross_attention_dim)
+        ids = torch.rand(shape[0], 3)
         started = time.perf_counter()
         output = unet(sample, torch.rand(shape[0]), embeds, ids, return_dict=False)[0]
         (output - target).square().mean().backward()
@@ -48,7 +51,7 @@ def main() -> None:
         bare.append(time.perf_counter() - started)
 
     def timed_next(batches):
-        """Every step of the loop begins here: note the end of the last one, take a bare step, and start the clock again."""
+        """Note the end of the loop's last step, take a bare step, and start the clock again. A step of the loop begins here."""
         if marks:
             ours.append(time.perf_counter() - marks[-1])
         if "orbits" not in prepared:
@@ -58,7 +61,7 @@ def main() -> None:
         return prepared["orbits"], 0.0
 
     def encode(orbit, encoders, seed, noise, device):
-        """The real draws, and latents without the VAE and CLIP."""
+        """Return the real draws, with latents and conditioning that need no VAE and no CLIP."""
         side = cfg.data.size_px // 8
         draws = draw(
             seed, orbit.n, noise, (cfg.data.num_frames, 4, side, side), (3, cfg.data.size_px, cfg.data.size_px)
@@ -77,7 +80,9 @@ def main() -> None:
         cfg = load_config(
             TrainConfig, ["train_config/tiny_cpu.yaml", *overrides, f"train.max_steps={steps + 1}", *sys.argv[2:]]
         )
-        loop.prepare, loop.timed_next, loop.encode = prepare, timed_next, encode
+        loop.prepare = prepare
+        loop.timed_next = timed_next
+        loop.encode = encode
         loop.train(cfg)
     warm = steps // 4
     bare_ms, ours_ms = (1000 * statistics.median(times[warm:]) for times in (bare[:steps], ours))

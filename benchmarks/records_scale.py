@@ -1,4 +1,4 @@
-"""How long it takes, and how much memory, to open N records of 21 views: `python benchmarks/records_scale.py [1000000]`."""
+"""How long does it take to open N records of 21 views, and how much memory? `python benchmarks/records_scale.py [1000000]`"""
 
 import json
 import resource

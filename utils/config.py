@@ -22,7 +22,7 @@ class Section(BaseModel):
 
 
 def key(default, text: str, unit: str = "", **limits):
-    """A config key: its default (`...` = required), one line of help, its unit, and pydantic's limits (ge, lt, ...)."""
+    """Declare a config key: its default (`...` means required), its line of help, its unit, and pydantic's limits (ge, lt)."""
     return Field(default, description=text, json_schema_extra={"unit": unit}, **limits)
 
 
@@ -31,12 +31,12 @@ def sections(schema: type[Section]) -> dict[str, type[Section]]:
 
 
 def dotted_keys(schema: type[Section]) -> list[str]:
-    """Every section.key of a config."""
+    """Return every section.key of a config."""
     return [f"{name}.{field}" for name, section in sections(schema).items() for field in section.model_fields]
 
 
 class Key(NamedTuple):
-    """What help and documentation say of a config key."""
+    """What the help and docs/configuration.md say of a config key."""
 
     name: str  # section.key
     type: str
@@ -51,13 +51,14 @@ def keys_of(schema: type[Section]) -> list[Key]:
         properties = section.model_json_schema()["properties"]
         for field_name, field in section.model_fields.items():
             default = "required" if field.is_required() else json.dumps(field.default)
-            type_, unit = _type_name(properties[field_name]), field.json_schema_extra["unit"]
+            type_ = _type_name(properties[field_name])
+            unit = field.json_schema_extra["unit"]
             keys.append(Key(f"{name}.{field_name}", type_, default, unit, field.description))
     return keys
 
 
 def describe(schema: type[Section]) -> str:
-    """The help of a command: two lines for each of its keys."""
+    """Return the help of a command: two lines for each of its keys."""
     rows = [
         f"  {key.name}: {key.type} = {key.default}" + (f" [{key.unit}]" if key.unit else "") + f"\n      {key.meaning}"
         for key in keys_of(schema)
@@ -76,24 +77,26 @@ def _type_name(spec: dict) -> str:
 
 
 def load_config(schema: type[Section], arguments: list[str]) -> Section:
-    """The validated config of `[FOLDER] [CONFIG.yaml] [section.key=value ...]`; a folder is the command's `checkpoint`.
+    """Return the validated config of `[FOLDER] [CONFIG.yaml] [section.key=value ...]`. A folder is the command's `checkpoint`.
 
     Raises UserError with all mistakes.
     """
-    raw, source = {}, "command line"
+    raw = {}
+    source = "command line"
     taker = next((name for name, section in sections(schema).items() if "checkpoint" in section.model_fields), None)
     if taker and arguments and (os.path.isdir(arguments[0]) or not re.search(r"=|\.ya?ml$", arguments[0])):
         arguments = [*arguments[1:], f"{taker}.checkpoint={arguments[0]}"]
     if arguments and "=" not in arguments[0]:
-        source, arguments = arguments[0], arguments[1:]
+        source = arguments[0]
+        arguments = arguments[1:]
         raw = read_yaml(Path(source))
     for word in arguments:
         _override(schema, raw, word)
     try:
-        # Through JSON, so that pydantic's strict mode takes a list for a tuple but no "3", true or 3.0 for a 3.
-        # A YAML date becomes a text, for a name may look like one.
+        # It goes through JSON, so that pydantic's strict mode takes a list for a tuple but no "3", true or 3.0 for a 3.
+        # A YAML date becomes a text, since a name may look like a date.
         text = json.dumps(raw, default=str)
-    except (TypeError, ValueError, RecursionError) as error:  # keys that are no texts, an alias of itself
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is no text, or an alias of itself
         raise UserError(f"{source}: not a config: {cut(str(error))}") from None
     _check_texts(json.loads(text), source)
     try:
@@ -104,19 +107,20 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
 
 
 def to_json(cfg: Section) -> dict:
-    """The resolved config as plain dicts, lists and numbers, under the names of the YAML."""
+    """Return the resolved config as plain dicts, lists and numbers, under the names of the YAML."""
     return cfg.model_dump(mode="json")
 
 
 def to_yaml(cfg: Section, stream) -> None:
     """Write the resolved config, so that loading it gives the same config."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
     yaml.dump(to_json(cfg), stream)
 
 
 def _override(schema: type[Section], raw: dict, word: str) -> None:
-    """Put `section.key=value` into `raw`. `--section.key=value` is the same: sweeps of hyperparameters write it so."""
+    """Put `section.key=value` into `raw`. `--section.key=value` is the same, since sweeps of hyperparameters write it so."""
     name, equals, text = word.removeprefix("--").partition("=")
     section, dot, field = name.partition(".")
     if not (equals and dot and section and field):
@@ -134,7 +138,7 @@ def _override(schema: type[Section], raw: dict, word: str) -> None:
 
 
 def _check_texts(value: object, source: str, keys: tuple[str, ...] = ()) -> None:
-    """Raises UserError, with the key, for a text that can neither be a path nor be printed."""
+    """Raises UserError, naming the key, if a text can neither be a path nor be printed."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_texts(key, source, keys)

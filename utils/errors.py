@@ -10,7 +10,7 @@ class _Repr(reprlib.Repr):
     def repr_int(self, value: int, level: int) -> str:
         try:
             return super().repr_int(value, level)
-        except ValueError:  # Python writes none of more than 4,300 digits
+        except ValueError:  # Python writes no number of more than 4,300 digits
             return f"<a number of {value.bit_length():,} bits>"
 
 
@@ -19,16 +19,16 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = MAX_VALUE
 
 
 class UserError(ValueError):
-    """What a user can fix: `main.py` prints its message as one line and exits with 2, without a traceback."""
+    """An error that a user can fix. `main.py` prints its message as one line, without a traceback, and exits with 2."""
 
 
 def shown(value: object) -> str:
-    """`value` as Python writes it, cut where it is long: what an error says of what it found."""
+    """Return `value` as Python writes it, for an error that repeats it. A long one is cut."""
     return _repr.repr(value)
 
 
 def cut(text: str, limit: int = MAX_VALUE) -> str:
-    """`text` without its middle where it is longer than `limit`."""
+    """Return `text`, without its middle if it is longer than `limit`."""
     if len(text) <= limit:
         return text
     half = (limit - 5) // 2
@@ -41,6 +41,6 @@ def first_line(error: Exception) -> str:
 
 
 def one_line(message: str, limit: int = MAX_LINE) -> str:
-    """A message for a terminal: one line, at most `limit` long, and nothing in it that a terminal would obey."""
+    """Return a message as one line of at most `limit` characters, without any that a terminal would obey."""
     line = cut(" ".join(message.split()), limit)
     return cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), limit)

@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all.
 
-What is being written is called unfinished: it has a hidden name beside its final one, `.NAME.XXXXXXXX.unfinished`, is
-written, synced to the disk and renamed. A process that is killed leaves it behind, and `remove_unfinished` removes it.
+Until it is complete, a file or folder is called unfinished and has a hidden name beside its final one,
+`.NAME.XXXXXXXX.unfinished`. Then it is synced to the disk and renamed. A process that is killed leaves it behind, and
+`remove_unfinished` removes it.
 """
 
 import glob
@@ -17,14 +18,14 @@ from typing import BinaryIO
 
 from utils.errors import UserError, cut
 
-FORMER = ".former"  # how the hidden name of a folder ends that is being replaced
+FORMER = ".former"  # the end of the hidden name of a folder that is being replaced
 MAX_NAME_BYTES = 200  # of a name made from an id
 MAX_SHOWN_PATH = 1000  # characters of a path that an error repeats
 MAX_LIST_BYTES = 1 << 30  # of a file of ids or images: a million lines are some 50 MB
 
 
 def unfinished_path(path: Path) -> Path:
-    """A new name beside `path` for what is to become it. It is random, since process ids repeat between machines."""
+    """Return a new hidden name beside `path`. It is random, since process ids repeat between machines."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
 
 
@@ -35,7 +36,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file this one: a write that fails, as on a full disk, does not say where."""
+    """Put `path` into an OSError that names no file. A write that fails, as on a full disk, does not say where."""
     try:
         yield
     except OSError as error:
@@ -50,7 +51,7 @@ def write_file(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """An unfinished file that takes the place of `path` once the block has ended well."""
+    """Yield an unfinished file. It takes the place of `path` when the block ends without an error."""
     unfinished = unfinished_path(path)
     try:
         with naming(path), open(unfinished, "xb") as file:
@@ -62,7 +63,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An unfinished folder that takes the place of `folder` once the block has ended well. Links are refused."""
+    """Yield an unfinished folder. It takes the place of `folder` when the block ends without an error. Links are refused."""
     refuse_link(folder)
     folder = folder.resolve()
     unfinished = unfinished_path(folder)
@@ -102,18 +103,16 @@ def refuse_link(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Move `folder` out of sight, then remove it: a kill in between leaves something unfinished, not half a folder."""
+    """Hide `folder`, then remove it. If we are killed in between, what is left is unfinished, not half a folder."""
     unfinished = unfinished_path(folder)
     folder.rename(unfinished)
     remove(unfinished)
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder` of writing `name`, or of writing anything.
+    """Remove what killed processes left in `folder` when they wrote `name`, or when they wrote anything.
 
-    A former folder whose successor is not there comes back.
-
-    To be called only where no other process can be writing the same.
+    A former folder without its successor comes back. Call this only where no other process can be writing the same.
     """
     pattern = "*" if name is None else glob.escape(name)
     for path in folder.glob(f".{pattern}.????????{FORMER}"):
@@ -127,7 +126,7 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all in it, or a link but not what it points to; what is not there is no error."""
+    """Remove a file, a folder with its content, or a link but not what it points to. It need not be there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -146,7 +145,7 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 def user_path(text: str) -> Path:
-    """A path as a user writes it: `~` and `~NAME` are home folders. Raises UserError if there is no such user."""
+    """Return a path that a user wrote, in which `~` and `~NAME` are home folders. Raises UserError if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -154,9 +153,9 @@ def user_path(text: str) -> Path:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A file to read. Raises UserError for what is not there, and for what is no regular file: a folder, a pipe, a device.
+    """Open a file to read it. Raises UserError if it is not there, or is no regular file but a folder, a pipe or a device.
 
-    Opened without waiting, since a pipe that nobody writes to would never answer.
+    It is opened without waiting, since a pipe that nobody writes to would never answer.
     """
     name = cut(str(path), MAX_SHOWN_PATH)
     try:
@@ -175,7 +174,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """(file:line, text) of each line of a UTF-8 text that is not empty. Raises UserError."""
+    """Return (file:line, text) of each line of a UTF-8 file that is not empty. Raises UserError."""
     with open_file(path) as file:
         data = file.read(MAX_LIST_BYTES + 1)
     if len(data) > MAX_LIST_BYTES:
@@ -188,14 +187,15 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def leaves_folder(path: str) -> bool:
-    """Whether a relative path with `/`, as our files name them, would lead out of the folder that it is relative to."""
+    """Return whether a relative path, written with `/`, leads out of the folder that it is relative to."""
     return path.startswith("/") or "\\" in path or (".." in path and ".." in path.split("/"))
 
 
 def file_name(record_id: str) -> str:
-    """An id as the name of a file or folder: letters, digits and `_.-`, beginning with none of these; "" if nothing is left.
+    """Turn an id into the name of a file or folder: letters, digits and `_.-`, of which the last three do not begin it.
 
-    At most MAX_NAME_BYTES long, so that suffixes and the marks of what is unfinished fit into the 255 of a file system.
+    It has at most MAX_NAME_BYTES, so that suffixes and the hidden names above fit into the 255 bytes of a file system. It
+    is empty if the id has no letter or digit.
     """
     name = re.sub(r"[^\w.-]", "_", record_id).lstrip("._-")
     return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")

@@ -1,6 +1,6 @@
-"""Opening image files: only formats of a list, and every failure is one error.
+"""Opening image files. Only formats of a list are opened, and every failure is one error.
 
-Only the textures of 3D assets are opened elsewhere, in rendering/safety/textures.py and quick/mesh.py, in the same formats.
+Textures of 3D assets are opened elsewhere, in rendering/safety/textures.py and quick/mesh.py, but in the same formats.
 """
 
 import io
@@ -21,10 +21,10 @@ _16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 @contextmanager
 def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
-    """An image of one of IMAGE_FORMATS, from a file or from what a file holds; pixels are decoded when asked for.
+    """Open an image of one of IMAGE_FORMATS, given as a file or as its bytes. Its pixels are decoded when asked for.
 
-    Raises UserError, beginning with `name`, for what cannot be opened, and for whatever fails inside the block: nothing
-    but work on the image belongs there. A MemoryError stays one, since the image may be good.
+    Raises UserError, beginning with `name`, if it cannot be opened, and for whatever fails inside the block. So nothing
+    but work on the image belongs there. A MemoryError is passed on, since the image may be good.
     """
     try:
         with warnings.catch_warnings():
@@ -46,11 +46,11 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
 
 
 def open_rgba(source: Path | bytes, name: str | Path | None = None) -> Image.Image:
-    """An image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA.
+    """Open an image (palette, gray, 16-bit, CMYK, with or without alpha) as 8-bit RGBA.
 
     Raises UserError with `name`, by default the path.
     """
-    import numpy as np  # the check of each asset that is rendered starts a process that needs IMAGE_FORMATS only
+    import numpy as np  # the process that checks a 3D asset needs only IMAGE_FORMATS, and starts often
 
     name = name or (source if isinstance(source, Path) else "an image")
     with open_image(source, name) as image:

@@ -1,4 +1,4 @@
-"""Reading YAML and JSON that anyone may have written: bounded, typed where there is a schema, one error for all mistakes."""
+"""Reading YAML and JSON that anyone may have written. Sizes are limited, and one error names all mistakes."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,13 @@ from utils.files import leaves_folder, open_file
 
 MAX_YAML_BYTES = 1 << 14  # a longer one can take seconds to read
 MAX_YAML_DEPTH = 32
-MAX_YAML_ALIASES = 16  # each may repeat what holds others: a hundred of them can stand for more than any memory holds
+MAX_YAML_ALIASES = 16  # an alias may repeat others, so a hundred of them could fill any memory
 MAX_JSON_BYTES = 1 << 28
-MAX_MISTAKES = 8  # that one error names
+MAX_MISTAKES = 8  # the most that one error names
 
 
 class Saved(BaseModel):
-    """What a JSON file must say. Types are strict, numbers finite, and further keys are ignored."""
+    """The base class of what we read from JSON files. Types are strict, numbers are finite, and unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -40,12 +40,12 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def read_json(path: Path, schema: type[Schema]) -> Schema:
-    """The JSON object in a file. Raises UserError naming the file, and each key that is missing or of another type."""
+    """Read the JSON object in a file. Raises UserError naming the file, and each key that is missing or of another type."""
     return parse_json(_read(path, MAX_JSON_BYTES), schema, str(path))
 
 
 def parse_json(data: bytes, schema: type[Schema], place: str) -> Schema:
-    """The JSON object in `data`. Raises UserError, beginning with `place`, as read_json does."""
+    """Return the JSON object in `data`. Raises UserError as read_json does, beginning with `place`."""
     try:
         return schema.model_validate_json(data)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def parse_json(data: bytes, schema: type[Schema], place: str) -> Schema:
 
 
 def explain(item: dict) -> str:
-    """One of pydantic's mistakes in our words."""
+    """Say one of the mistakes that pydantic found in our words."""
     name = cut(".".join(str(part) for part in item["loc"]))
     if item["type"] == "json_invalid":
         return f"cannot be read: {item['msg']}"
@@ -70,7 +70,7 @@ def mistakes(found: list[str]) -> str:
 
 
 def read_yaml(path: Path) -> dict:
-    """The sections of a YAML file. Raises UserError with file:line."""
+    """Read the sections of a YAML file. Raises UserError with file:line."""
     try:
         text = _read(path, MAX_YAML_BYTES).decode("utf-8")
     except UnicodeDecodeError:
@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def parse_yaml(text: str, place: str) -> object:
-    """YAML 1.2, in which 1e-5 is a number, `no` a word and 1:30 a text; a key written twice is an error.
+    """Parse YAML 1.2, in which 1e-5 is a number, `no` is a word and 1:30 is a text. A key written twice is an error.
 
     Raises UserError, beginning with `place`.
     """
@@ -111,7 +111,7 @@ def _parse_yaml(text: str) -> object:
 
 
 def parse_json_line(line: bytes, place: str) -> object:
-    """One line of a jsonl. Raises UserError naming `place`."""
+    """Parse one line of a jsonl. Raises UserError naming `place`."""
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -125,7 +125,7 @@ def _perhaps_utf16(line: bytes) -> str:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    """All of a file, without the mark with which some editors begin UTF-8."""
+    """Read a whole file, without the mark with which some editors begin UTF-8."""
     with open_file(path) as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:

@@ -1,4 +1,4 @@
-"""The keys of the commands that render: see utils/schemas.py."""
+"""The keys of the commands that render. They are written as those in utils/schemas.py."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from pydantic import field_validator, model_validator
 from utils.config import Section, key
 from utils.schemas import Seed
 
-# Of all views of an orbit, which are in memory together: 1.3 GiB as RGBA. dataset/views.py has the same limit.
+# The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA. dataset/views.py has the same limit.
 MAX_ORBIT_PIXELS = 21 * 4096**2
 
 

@@ -1,4 +1,4 @@
-"""Views as pictures: an mp4 that browsers play, a GIF, a contact sheet."""
+"""Views as an mp4 that browsers play, as a GIF, or as a contact sheet."""
 
 import io
 import subprocess
@@ -12,25 +12,25 @@ from torch import Tensor
 from utils.errors import UserError, cut
 
 FPS = 7
-CRF = 10  # x264's quality, of 0 (best) to 51
+CRF = 10  # the quality of x264, from 0 (best) to 51
 SHEET_TILE_PX = 96
 
 
 def to_uint8(views: Tensor) -> np.ndarray:
-    """Views ... 3 H W in [-1, 1] as pixels ... H W 3 of 8 bits."""
+    """Turn views, ... 3 H W in [-1, 1], into pixels, ... H W 3 uint8."""
     pixels = ((views.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.movedim(-3, -1).cpu().numpy()
 
 
 def write_mp4(path: Path, frames: np.ndarray) -> None:
-    """Write F H W 3 uint8 as H.264 in yuv420p, of even size: an odd side repeats its last line. Raises UserError."""
+    """Write F H W 3 uint8 as H.264 in yuv420p. That needs even sides, so an odd one repeats its last line. Raises UserError."""
     import imageio_ffmpeg
 
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     read = ["-f", "rawvideo", "-vcodec", "rawvideo", "-s", size, "-pix_fmt", "rgb24", "-r", str(FPS), "-i", "-", "-an"]
     write = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CRF), "-v", "error", str(path.absolute())]
-    # imageio_ffmpeg's own writer does not look at how ffmpeg ended.
+    # The writer of imageio_ffmpeg would not look at how ffmpeg ended.
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", *read, *write]
     ended = subprocess.run(command, input=frames.tobytes(), capture_output=True, process_group=0)
     if ended.returncode:
@@ -39,7 +39,7 @@ def write_mp4(path: Path, frames: np.ndarray) -> None:
 
 
 def read_mp4(path: Path) -> np.ndarray:
-    """The frames of an mp4, F H W 3 uint8."""
+    """Read the frames of an mp4: F H W 3 uint8."""
     import imageio_ffmpeg
 
     reader = imageio_ffmpeg.read_frames(str(path))
@@ -55,8 +55,9 @@ def gif_bytes(frames: np.ndarray) -> bytes:
 
 
 def contact_sheet(rows: dict[str, np.ndarray], label_width: int = 64) -> Image.Image:
-    """One picture of all frames (F H W 3 each): a row of tiles for each label. Rows may differ in length."""
-    gap, tile = 2, SHEET_TILE_PX
+    """Draw all frames (F H W 3 for each label) as one picture, with a row for each label. Rows may differ in length."""
+    gap = 2
+    tile = SHEET_TILE_PX
     columns = max(len(frames) for frames in rows.values())
     sheet = Image.new("RGB", (label_width + columns * (tile + gap), len(rows) * (tile + gap)), "white")
     draw = ImageDraw.Draw(sheet)
