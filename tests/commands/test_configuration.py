@@ -1,4 +1,4 @@
-"""docs/configuration.md is what the schemas say."""
+"""docs/configuration.md says what the schemas say."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An evaluation: its numbers, its files and page, going on after an interruption, and every mistake one line."""
+"""An evaluation gives right numbers, files and a page, goes on after an interruption, and says every mistake in one line."""
 
 import csv
 import hashlib
@@ -41,10 +41,8 @@ def evaluated(trained_run, tmp_path_factory):
 
 
 def test_psnr_ssim_and_mse_are_torchmetrics_view_by_view(random):
-    views, targets = (
-        torch.rand(4, 3, 48, 48, generator=random) * 2 - 1,
-        torch.rand(4, 3, 48, 48, generator=random) * 2 - 1,
-    )
+    views = torch.rand(4, 3, 48, 48, generator=random) * 2 - 1
+    targets = torch.rand(4, 3, 48, 48, generator=random) * 2 - 1
     rows = per_view(
         {"sample": views, "input": input_repeated(targets)}, targets, {"psnr": psnr, "ssim": ssim, "mse": mse}
     )
@@ -95,7 +93,8 @@ def test_the_csv_has_a_row_per_object(evaluated):
 class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text = [], []
+        self.tags = []
+        self.text = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -125,7 +124,8 @@ def test_an_interrupted_evaluation_goes_on_and_measures_no_object_twice(trained_
     shutil.copytree(evaluated, tmp_path / "out")
     for name in ("metrics.json", "metrics.csv", "index.html", "objects/table.json", "objects/boat.json"):
         (tmp_path / "out" / name).unlink()
-    seen, original = [], commands.evaluate.measure_record
+    seen = []
+    original = commands.evaluate.measure_record
 
     def counted(record, *rest):
         seen.append(record.id)
@@ -200,7 +200,8 @@ def test_two_records_of_one_id_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["gso_svd_mv", "gso_sv3d_static"])
 def test_numbers_are_comparable_only_under_every_setting_of_the_protocol_and_on_its_objects(name):
-    path, data = PROTOCOLS / f"{name}.yaml", DataSettings(root=".", meta="gso.jsonl")
+    path = PROTOCOLS / f"{name}.yaml"
+    data = DataSettings(root=".", meta="gso.jsonl")
     words = ["runs/none", str(path), META, "evaluate.out=out"]
 
     def differences(*more):

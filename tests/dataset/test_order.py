@@ -2,14 +2,8 @@ import pytest
 
 from dataset.order import Share, record_index
 
-LAYOUTS = [
-    (1, 4, 1),
-    (2, 2, 1),
-    (4, 1, 1),
-    (1, 2, 2),
-    (1, 1, 4),
-    (2, 1, 2),
-]  # ranks, batch, accumulation: 4 orbits a step
+# Each is (ranks, batch size, accumulation), with 4 orbits a step.
+LAYOUTS = [(1, 4, 1), (2, 2, 1), (4, 1, 1), (1, 2, 2), (1, 1, 4), (2, 1, 2)]
 
 
 def test_every_epoch_holds_every_record_once_in_another_order():
@@ -37,6 +31,7 @@ def test_resuming_yields_the_rest_of_the_uninterrupted_run():
 
 
 def test_going_on_with_another_batch_size_skips_and_repeats_no_sample():
-    before, after = Share(0, 1, 2, 1), Share(0, 1, 5, 1)
+    before = Share(0, 1, 2, 1)
+    after = Share(0, 1, 5, 1)
     numbers = [*before.micro_batches(0, 3), *after.micro_batches(3 * before.global_batch, 2)]
     assert [n for batch in numbers for n in batch] == list(range(16))

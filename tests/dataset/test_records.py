@@ -30,7 +30,8 @@ def test_a_line_becomes_a_record_and_further_keys_are_ignored(records):
 
 
 def test_the_dummy_dataset_is_sixteen_and_four_records_spread_over_the_elevations():
-    training, held_out = Records("svd_meta.jsonl", 21), Records("svd_meta_held_out.jsonl", 21)
+    training = Records("svd_meta.jsonl", 21)
+    held_out = Records("svd_meta_held_out.jsonl", 21)
     assert (len(training), len(held_out)) == (16, 4)
     elevations = sorted(record.elevations_deg[0] for record in training)
     assert elevations[0] == -5 and elevations[-1] == 30 and max(b - a for a, b in zip(elevations, elevations[1:])) < 4
@@ -96,8 +97,8 @@ def test_a_hundred_thousand_records_take_little_memory(tmp_path):
 
 
 def test_a_mutated_line_is_a_record_or_one_short_error(tmp_path):
-    path, tree = tmp_path / "meta.jsonl", json.loads(line(id="chair"))
-    mutants = [json.dumps(mutant).encode() for mutant in mutated_tree(tree, 400, seed=0)]
+    path = tmp_path / "meta.jsonl"
+    mutants = [json.dumps(mutant).encode() for mutant in mutated_tree(json.loads(line(id="chair")), 400, seed=0)]
     mutants += mutated_bytes(line(id="chair").encode(), 400, seed=1)
     mutants += [json.dumps(value).encode() for value in ODD_VALUES if value != 10**400]
     refused = 0

@@ -12,12 +12,13 @@ from dataset.views import WHITE, OrbitViews, collate, load_orbit, try_images
 from utils.errors import UserError
 from utils.schemas import DataSettings
 
-NUM_RECORDS, NUM_VIEWS = 5, 8
+NUM_RECORDS = 5
+NUM_VIEWS = 8
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Five orbits of eight views; view v of record r is a flat colour that tells r and v; its elevation is r + v / 100."""
+    """Write five orbits of eight views. View v of record r has one colour, which tells r and v, and elevation r + v / 100."""
     lines = []
     for record in range(NUM_RECORDS):
         for view in range(NUM_VIEWS):
@@ -29,7 +30,7 @@ def data(tmp_path):
 
 
 def record_and_views(pixels):
-    """F 3 H W -> (record, view of each frame), read from the colours."""
+    """Read from the colours of F 3 H W which record it is, and which view each frame is."""
     levels = ((pixels[:, :, 4, 4] + 1) * 127.5).round()
     return int(levels[0, 0] / 40), (levels[:, 1] / 30).int().tolist()
 
@@ -77,8 +78,9 @@ def test_the_background_is_white_or_one_random_colour_per_sample(data, tmp_path)
 @pytest.mark.parametrize(("num_ranks", "batch_size"), [(1, 2), (2, 1), (3, 2)])
 def test_every_record_once_per_epoch_on_all_ranks_and_workers_together(data, num_workers, num_ranks, batch_size):
     records = Records(data.meta, 4)
-    steps = 3 * NUM_RECORDS  # whole epochs, whatever the global batch
-    seen, lengths = {}, set()
+    steps = 3 * NUM_RECORDS  # these are whole epochs with any global batch
+    seen = {}
+    lengths = set()
     for rank in range(num_ranks):
         numbers = Share(rank, num_ranks, batch_size, 1).micro_batches(0, steps)
         loader = DataLoader(

@@ -1,4 +1,4 @@
-"""The page of an evaluation in a real browser, opened from disk."""
+"""A real browser shows the page of an evaluation, opened from disk."""
 
 import shutil
 
@@ -30,7 +30,8 @@ def test_the_page_opens_from_disk_without_an_error_and_its_videos_play(trained_r
         first = page.evaluate(STATE)
         page.wait_for_timeout(700)
         second = page.evaluate(STATE)
-        plot, summary = page.locator("#plot").bounding_box(), page.locator("#summary tr").count()
+        plot = page.locator("#plot").bounding_box()
+        summary = page.locator("#summary tr").count()
         broken = page.get_by_text("cannot be played").count()
         browser.close()
     assert messages == [] and broken == 0

@@ -1,4 +1,4 @@
-"""LPIPS and CLIP similarity by their packages. No weights can be downloaded in tests: random ones stand where they would be."""
+"""LPIPS and CLIP similarity agree with their packages. Tests download no weights, so random ones stand in for them."""
 
 import shutil
 import warnings
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def squeeze_weights(tmp_path, monkeypatch):
-    """Torch's cache with a SqueezeNet under the name that torchvision downloads it to."""
+    """Put a SqueezeNet into torch's cache, under the name to which torchvision would download it."""
     import torchvision
 
     folder = tmp_path / "hub" / "checkpoints"
@@ -38,11 +38,13 @@ def test_lpips_is_the_packages_on_minus_one_to_one_and_zero_for_equal_views(sque
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torchvision's, of how lpips asks for weights
-        ours, theirs = load_lpips("squeeze", CPU), lpips.LPIPS(net="squeeze", verbose=False).eval()
-    views, targets = torch.rand(3, 3, 64, 64, generator=random), torch.rand(3, 3, 64, 64, generator=random)
+        warnings.simplefilter("ignore", UserWarning)  # torchvision warns about how lpips asks for weights
+        ours = load_lpips("squeeze", CPU)
+        theirs = lpips.LPIPS(net="squeeze", verbose=False).eval()
+    views = torch.rand(3, 3, 64, 64, generator=random)
+    targets = torch.rand(3, 3, 64, 64, generator=random)
     with torch.no_grad():
-        expected = theirs(views, targets, normalize=True).flatten()  # lpips' own switch for [0, 1]
+        expected = theirs(views, targets, normalize=True).flatten()  # `normalize` is its switch for [0, 1]
     torch.testing.assert_close(ours(views, targets), expected)
     assert ours(views, views).abs().max() < 1e-6 and expected.min() > 1e-3
 
@@ -56,7 +58,7 @@ def test_clip_similarity_is_one_for_equal_views_and_falls_with_noise(clip_folder
 
 
 def test_clip_embeds_what_its_own_preprocessing_of_the_8_bit_picture_gives(clip_folder, random):
-    """At another size than CLIP's, so that the resize is in it."""
+    """The views have another size than CLIP's input, so that the resize is tested too."""
     from PIL import Image
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 

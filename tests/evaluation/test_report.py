@@ -1,4 +1,4 @@
-"""The report of an evaluation: which protocols there are, and its table."""
+"""The report of an evaluation knows its protocols, and its table is safe to open."""
 
 import csv
 import io

@@ -27,7 +27,8 @@ def out(tmp_path):
 
 
 def test_a_mutated_file_is_read_or_refused_by_name_and_what_is_read_can_be_summarised(out):
-    path, whole = object_file(out, "b"), object_of("b")
+    path = object_file(out, "b")
+    whole = object_of("b")
     mutants = [json.dumps(mutant).encode() for mutant in mutated_tree(whole, 300, seed=0)]
     mutants += mutated_bytes(json.dumps(whole).encode(), 300, seed=1)
     refused = 0
@@ -49,7 +50,7 @@ def test_what_a_killed_evaluation_left_unfinished_is_removed(out):
     assert not list(out.rglob(".*.unfinished")) and len(list(out.glob("objects/*"))) == 2
 
 
-def test_settings_that_are_none_are_refused_by_name(out):
+def test_a_settings_file_that_holds_no_settings_is_refused_by_name(out):
     for text in ("[]", "{", "5", '"x"', "\0"):
         (out / "settings.json").write_text(text)
         with pytest.raises(UserError, match=r"settings\.json: "):

@@ -1,7 +1,7 @@
-"""`main.py` that crashes on the first rank in its second step.
+"""This is `main.py`, but it crashes on the first rank in its second step.
 
-Meanwhile its loading processes are LOADER=idle | busy | stuck (in a read).
-With LOADER=stuck-only it does not crash: it waits for the stuck processes.
+The environment's LOADER says what its loading processes do meanwhile: idle, busy, or stuck in a read. With stuck-only it
+does not crash, but waits for the stuck processes.
 """
 
 import os
@@ -17,7 +17,9 @@ import main
 from dataset.views import OrbitViews
 
 loader = os.environ["LOADER"]
-original_item, original_loss, calls = OrbitViews.__getitem__, commands.train.denoising_loss, count(1)
+original_item = OrbitViews.__getitem__
+original_loss = commands.train.denoising_loss
+calls = count(1)
 
 
 def item(self, n: int):
@@ -33,7 +35,7 @@ def item(self, n: int):
 
 def loss(*arguments):
     if next(calls) == 2 and loader != "stuck-only" and os.environ.get("RANK", "0") == "0":
-        time.sleep(2)  # the loading processes have come to where they are to be
+        time.sleep(2)  # by then the loading processes are where they should be
         print("CRASHING", flush=True)
         raise KeyError("a crash in a step")
     return original_loss(*arguments)

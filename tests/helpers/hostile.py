@@ -1,4 +1,4 @@
-"""Families of hostile input, generated with a fixed seed."""
+"""Hostile input, generated with a fixed seed."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ ODD_VALUES = (
 
 
 def mutated_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """`data` with bits flipped, bytes replaced, cut off, cut out or repeated."""
+    """Yield `data` with bits flipped, or with bytes replaced, cut off, cut out or repeated."""
     dice = random.Random(seed)
     for _ in range(count):
         mutant = bytearray(data)
@@ -34,7 +34,7 @@ def mutated_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 
 
 def mutated_tree(tree: object, count: int, seed: int) -> Iterator[object]:
-    """A tree of dicts and lists with one of its places taken away, or given an odd value."""
+    """Yield a tree of dicts and lists with one of its values removed, or replaced by an odd one."""
     dice = random.Random(seed)
     places = list(_places(tree))
     for _ in range(count):

@@ -10,7 +10,7 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 
 
 def accelerate_launch(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
-    """`python -m accelerate.commands.launch ARGUMENTS` in the project's folder; the output is stdout and stderr together."""
+    """Run `python -m accelerate.commands.launch ARGUMENTS` in the project's folder. Its stdout holds stderr too."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout

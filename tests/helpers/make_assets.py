@@ -1,6 +1,6 @@
 """Small 3D assets for the tests: one object of every format, and files that no renderer should be given.
 
-`python tests/helpers/make_assets.py FOLDER` writes both kinds, FOLDER/good and FOLDER/bad; the same bytes each time.
+`python tests/helpers/make_assets.py FOLDER` writes both kinds, to FOLDER/good and FOLDER/bad, with the same bytes each time.
 """
 
 import io
@@ -16,13 +16,18 @@ FACES = ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1), (2, -1))  # axis and side
 
 
 def box(length: float, width: float, height: float) -> dict[str, np.ndarray]:
-    """24 vertices: positions, normals, texture coordinates, and 12 triangles, counter-clockwise from outside."""
-    half, corners = np.array([length, width, height]) / 2, np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    positions, normals, triangles = [], [], []
+    """Return a box of 24 vertices with normals and texture coordinates, and 12 triangles, counter-clockwise from outside."""
+    half = np.array([length, width, height]) / 2
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    positions = []
+    normals = []
+    triangles = []
     for axis, side in FACES:
         first = len(positions) * 4
         face = np.zeros((4, 3))
-        face[:, axis], face[:, (axis + 1) % 3], face[:, (axis + 2) % 3] = side, corners[:, 0] * side, corners[:, 1]
+        face[:, axis] = side
+        face[:, (axis + 1) % 3] = corners[:, 0] * side
+        face[:, (axis + 2) % 3] = corners[:, 1]
         positions.append(face * half)
         normals.append(np.repeat([side * np.eye(3)[axis]], 4, axis=0))
         triangles += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
@@ -35,7 +40,7 @@ def box(length: float, width: float, height: float) -> dict[str, np.ndarray]:
 
 
 def texture(seed: int, size: int = 16) -> bytes:
-    """PNG of coloured squares."""
+    """Return a PNG of coloured squares."""
     squares = np.random.default_rng(seed).integers(40, 220, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(squares.repeat(size // 4, 0).repeat(size // 4, 1)).save(buffer, "PNG")
@@ -43,15 +48,17 @@ def texture(seed: int, size: int = 16) -> bytes:
 
 
 def gltf(mesh: dict[str, np.ndarray], image: bytes, image_uri: str | None = None) -> tuple[dict, bytes]:
-    """A textured mesh as glTF 2.0: its JSON, and the binary buffer (with the image in it, if it has no file of its own)."""
+    """Return a textured mesh as glTF 2.0: its JSON and its buffer, which holds the image unless that has a file of its own."""
     parts = [mesh["position"].tobytes(), mesh["normal"].tobytes(), mesh["uv"].tobytes(), mesh["triangle"].tobytes()]
     parts += [] if image_uri else [image]
-    offsets, data = [], b""
+    offsets = []
+    data = b""
     for part in parts:
         offsets.append(len(data))
         data += part + b"\0" * (-len(part) % 4)
     views = [{"buffer": 0, "byteOffset": at, "byteLength": len(part)} for at, part in zip(offsets, parts)]
-    low, high = mesh["position"].min(axis=0).tolist(), mesh["position"].max(axis=0).tolist()
+    low = mesh["position"].min(axis=0).tolist()
+    high = mesh["position"].max(axis=0).tolist()
     count = len(mesh["position"])
     accessors = [
         {"bufferView": 0, "componentType": 5126, "count": count, "type": "VEC3", "min": low, "max": high},
@@ -108,7 +115,7 @@ def stl(mesh: dict[str, np.ndarray]) -> bytes:
 
 
 def make_good(folder: Path) -> list[str]:
-    """-> the ids."""
+    """Write assets that render, and return their ids."""
     (folder / "plants").mkdir(parents=True, exist_ok=True)
     (folder / "crate.glb").write_bytes(glb(*gltf(box(1, 0.8, 1.2), texture(0))))
     tree, data = gltf(box(0.6, 0.5, 1), texture(1), "leaf%20green.png")
@@ -125,12 +132,13 @@ def make_good(folder: Path) -> list[str]:
 
 
 def make_bad(folder: Path) -> dict[str, str]:
-    """-> id: a part of the reason."""
+    """Write assets that are refused, and return {id: a part of the reason}."""
     (folder / "inside").mkdir(parents=True, exist_ok=True)
     (folder / "secret.png").write_bytes(texture(9))
     (folder / "inside/link.png").unlink(missing_ok=True)
     (folder / "inside/link.png").symlink_to("../secret.png")
-    good, mesh = glb(*gltf(box(1, 1, 1), texture(0))), box(1, 1, 1)
+    mesh = box(1, 1, 1)
+    good = glb(*gltf(mesh, texture(0)))
     files = {
         "empty.glb": (b"", "an empty file"),
         "text.glb": (b"this is not a model\n" * 9, "not a .glb file"),
@@ -171,7 +179,7 @@ def make_bad(folder: Path) -> dict[str, str]:
 
 
 def _bad_libraries(mesh: dict[str, np.ndarray], folder: Path) -> dict[str, tuple[bytes, str]]:
-    """An .obj each, whose .mtl lies beside it or names what it may not."""
+    """Return .obj files whose .mtl names a file that it may not, is missing, or lies in another folder."""
     outside = "newmtl paint\nmap_Kd ../secret.png\n"
     for name in ("unnamed", "indented", "continued"):
         (folder / f"inside/{name}.mtl").write_text(outside)
@@ -238,7 +246,7 @@ _BAD_GLTF = {
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """Of an image whose pixels do not follow."""
+    """Return a PNG that announces so many pixels and does not hold them."""
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:

@@ -27,18 +27,19 @@ def metrics(run: Path, names=EXACT) -> list[dict]:
 
 
 def update_error(run: Path, expected: Path, which: str = "unet") -> float:
-    """Relative difference of the updates from the base's weights to the newest checkpoints'."""
+    """Return the relative difference of two updates: those from the base's weights to the newest checkpoints of two runs."""
     start = weights(Path("tiny_svd"))
     difference = total = 0.0
-    ours, theirs = weights(checkpoints(run)[-1], which), weights(checkpoints(expected)[-1], which)
+    ours = weights(checkpoints(run)[-1], which)
+    theirs = weights(checkpoints(expected)[-1], which)
     for name, before in start.items():
-        if not name.startswith("add_embedding.linear_1"):  # remapped when loaded
+        if not name.startswith("add_embedding.linear_1"):  # these are remapped when they are loaded
             difference += (ours[name] - theirs[name]).double().square().sum().item()
             total += (theirs[name] - before).double().square().sum().item()
     return (difference / total) ** 0.5
 
 
 def sign(checkpoint: Path) -> None:
-    """Write the checksums of a checkpoint's files as they are now into its meta.json, as if it had been saved so."""
+    """Write the present checksums of a checkpoint's files into its meta.json, as if it had been saved like this."""
     meta = json.loads((checkpoint / META).read_text())
     (checkpoint / META).write_text(json.dumps(meta | {"files": checksums(checkpoint)}))

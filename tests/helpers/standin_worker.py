@@ -1,6 +1,6 @@
-"""A renderer's process that does what the asset's first word says: `solid hangs` hangs. Without imports of weight, so in 30 ms.
+"""A renderer's process that does what the asset's second word says: it hangs for `solid hangs`.
 
-Draws a box of 60 x 80 % of the view that brightens from view to view.
+It draws a box of 60 x 80 % of the view, which brightens from view to view. It imports nothing large, and so takes 30 ms.
 """
 
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 
 def main(job_path: str) -> None:
     job = json.loads(Path(job_path).read_text())
-    views, count = Path(job["views"]), len(job["camera_to_world"])
+    views = Path(job["views"])
+    count = len(job["camera_to_world"])
     task = Path(job["asset"]).read_text().split()[1]
     if "STANDIN_LOG" in os.environ:
         with open(os.environ["STANDIN_LOG"], "a") as log:
@@ -29,9 +30,10 @@ def main(job_path: str) -> None:
 
 
 def png(task: str, view: int, count: int, size: int) -> bytes:
-    grey = 60 + 120 * view // count
-    pixel = {"burns": bytes([255] * 4), "vanishes": bytes(4)}.get(task, bytes([grey, grey // 2, 90, 255]))
-    side, top = size // 5, size // 10
+    gray = 60 + 120 * view // count
+    pixel = {"burns": bytes([255] * 4), "vanishes": bytes(4)}.get(task, bytes([gray, gray // 2, 90, 255]))
+    side = size // 5
+    top = size // 10
     row = b"\0" + bytes(4) * side + pixel * (size - 2 * side) + bytes(4) * side
     empty = b"\0" + bytes(4) * size
     data = zlib.compress(empty * top + row * (size - 2 * top) + empty * top, 1)
@@ -48,7 +50,7 @@ def crash(views: Path) -> None:
 
 
 def hang(_) -> None:
-    if os.fork() == 0:  # a child that hangs too
+    if os.fork() == 0:  # its child hangs too
         time.sleep(600)
     time.sleep(600)
 

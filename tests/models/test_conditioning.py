@@ -4,11 +4,12 @@ from models.conditioning import Conditioning, added_time_ids, drop_conditions
 
 
 def test_ids_follow_the_layout_in_fp32_raw_degrees():
-    elevation, strength = torch.tensor([29.37, -5.0]), torch.tensor([0.02, 0.05])
+    elevation = torch.tensor([29.37, -5.0])
+    strength = torch.tensor([0.02, 0.05])
     ids = added_time_ids(("fps_id", "elevation_deg", "noise_aug_strength"), elevation, strength)
     assert torch.equal(ids, torch.tensor([[6, 29.37, 0.02], [6, -5, 0.05]])) and ids.dtype == torch.float32
     ids = added_time_ids(("noise_aug_strength", "elevation_deg"), elevation, strength)
-    assert torch.equal(ids, torch.stack([strength, elevation], dim=1)), "each sample its own strength"
+    assert torch.equal(ids, torch.stack([strength, elevation], dim=1)), "each sample has its own strength"
     assert added_time_ids(("motion_bucket_id",), elevation, strength).tolist() == [[127.0], [127.0]]
 
 

@@ -32,7 +32,7 @@ def test_ln_sigma_is_normal_and_sigma_is_never_zero_or_infinite(random):
 
 
 class Spy(torch.nn.Module):
-    """Stands for the UNet: keeps what it is called with."""
+    """Stands in for the UNet, and keeps what it is called with."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -46,7 +46,8 @@ class Spy(torch.nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_the_network_call_is_in_low_precision(dtype, random):
     cond = Conditioning(torch.randn(2, 4, 2, 2), torch.randn(2, 1, 8), torch.tensor([[6.0, 29.37, 0.02]] * 2))
-    noised, sigma = torch.randn(2, 3, 4, 2, 2, generator=random), torch.tensor([0.7, 30.0])
+    noised = torch.randn(2, 3, 4, 2, 2, generator=random)
+    sigma = torch.tensor([0.7, 30.0])
     unet = Spy(dtype)
     denoised = denoise(unet, noised, sigma, cond)
     sample, timestep, embeds, ids = unet.call

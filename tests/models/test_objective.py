@@ -8,7 +8,8 @@ from models.edm import coefficients, network_output
 from models.objective import Draws, denoising_loss, draw
 from utils.schemas import NoiseSettings
 
-LATENT, VIEW = (5, 4, 4, 4), (3, 32, 32)
+LATENT = (5, 4, 4, 4)  # F 4 h w
+VIEW = (3, 32, 32)  # 3 H W
 
 
 def batch(size: int, random):
@@ -40,15 +41,10 @@ def test_other_samples_and_other_seeds_draw_otherwise():
 
 
 def test_scalars_do_not_depend_on_the_resolution():
-    small, large = (
-        draw(0, [3], NoiseSettings(), LATENT, VIEW),
-        draw(0, [3], NoiseSettings(), (21, 4, 8, 8), (3, 64, 64)),
-    )
-    assert (small.sigma, small.noise_aug_strength, small.dropped) == (
-        large.sigma,
-        large.noise_aug_strength,
-        large.dropped,
-    )
+    small = draw(0, [3], NoiseSettings(), LATENT, VIEW)
+    large = draw(0, [3], NoiseSettings(), (21, 4, 8, 8), (3, 64, 64))
+    for name in ("sigma", "noise_aug_strength", "dropped"):
+        assert torch.equal(getattr(small, name), getattr(large, name)), name
 
 
 def test_draws_have_the_configured_distributions():
@@ -56,7 +52,7 @@ def test_draws_have_the_configured_distributions():
     assert draws.sigma.log().mean().item() == pytest.approx(1.0, abs=0.1)
     assert draws.noise_aug_strength.log().mean().item() == pytest.approx(-3.0, abs=0.03)
     assert draws.noise_aug_strength.log().std().item() == pytest.approx(0.5, abs=0.03)
-    assert draws.dropped.float().mean().item() == pytest.approx(0.2, abs=0.025), "a coin per sample"
+    assert draws.dropped.float().mean().item() == pytest.approx(0.2, abs=0.025), "each sample has a coin of its own"
 
 
 def test_the_loss_is_the_plain_mse_between_the_networks_output_and_v(svd, random):
@@ -76,14 +72,13 @@ def test_the_loss_is_the_plain_mse_between_the_networks_output_and_v(svd, random
 
 def test_accumulating_two_batches_of_one_gives_the_gradient_of_a_batch_of_two(svd, random):
     latents, cond, draws = batch(2, random)
-    whole, accumulated = copy.deepcopy(svd.unet), copy.deepcopy(svd.unet)
+    whole = copy.deepcopy(svd.unet)
+    accumulated = copy.deepcopy(svd.unet)
     denoising_loss(whole, latents, cond, draws.sigma, draws.noise).mean().backward()
     for row in range(2):
         part = rows(draws, row, row + 1)
-        (
-            denoising_loss(accumulated, latents[row : row + 1], rows(cond, row, row + 1), part.sigma, part.noise).mean()
-            / 2
-        ).backward()
+        loss = denoising_loss(accumulated, latents[row : row + 1], rows(cond, row, row + 1), part.sigma, part.noise)
+        (loss.mean() / 2).backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in whole.parameters()])
     actual = torch.cat([parameter.grad.flatten() for parameter in accumulated.parameters()])
     assert (actual - expected).norm() / expected.norm() < 1e-5

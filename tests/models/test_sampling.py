@@ -1,4 +1,4 @@
-"""Parity with stock `StableVideoDiffusionPipeline` on the same weights, image and noise."""
+"""Our sampler equals stock `StableVideoDiffusionPipeline` on the same weights, image and noise."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,15 @@ from models.edm import denoise
 from models.sampling import karras_sigmas, orbit_guidance, sample_latents
 from models.svd import save_unet
 
-STRENGTH, ELEVATION, FRAMES, STEPS = 0.05, 17.0, 6, 5
+STRENGTH = 0.05
+ELEVATION = 17.0
+FRAMES = 6
+STEPS = 5
 
 
 @pytest.fixture(scope="module")
 def pipeline(svd, tmp_path_factory):
-    """The base's folder with a UNet that we saved, loaded by stock diffusers with no code of ours."""
+    """Have stock diffusers load the base's folder with a UNet that we saved. No code of ours takes part."""
     import shutil
 
     folder = tmp_path_factory.mktemp("stock") / "base"
@@ -28,7 +31,7 @@ def pipeline(svd, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def image():
-    """An image at the target size: the pipeline resizes for its VAE with Lanczos, which is not what is compared here."""
+    """Return an image at the target size. The pipeline would resize another by Lanczos, which is not compared here."""
     y, x = np.mgrid[:64, :64]
     return Image.fromarray(np.stack([4 * x, 4 * y, 128 + 60 * np.sin(x / 5)], axis=-1).clip(0, 255).astype(np.uint8))
 
@@ -75,7 +78,9 @@ def test_our_sampler_is_the_stock_pipeline_driven_with_motion_bucket_id_as_eleva
         "noise_aug_strength": STRENGTH,
     }  # fmt: skip
     expected = pipeline(image, generator=torch.Generator().manual_seed(3), output_type="latent", **stock).frames
-    random = torch.Generator().manual_seed(3)  # as the pipeline: first the image's noise, then the latents'
+    random = torch.Generator().manual_seed(
+        3
+    )  # as the pipeline draws: first the noise of the image, then that of the latents
     cond = condition(svd, view, random)
     noise = torch.randn(1, FRAMES, 4, 8, 8, generator=random)
     latents = sample_latents(
@@ -93,10 +98,12 @@ def test_our_sampler_is_the_stock_pipeline_driven_with_motion_bucket_id_as_eleva
 
 @torch.no_grad()
 def test_guidance_per_view_moves_each_view_by_its_own_scale(svd, view, random):
-    """One Euler step to sigma 0 returns the guided estimate itself."""
+    """This holds since one Euler step to sigma 0 returns the guided estimate itself."""
     cond = condition(svd, view, random)
-    noise, sigmas = torch.randn(1, 3, 4, 8, 8, generator=random), torch.tensor([2.0, 0.0])
-    start, sigma = noise * 5**0.5, torch.tensor([2.0])
+    noise = torch.randn(1, 3, 4, 8, 8, generator=random)
+    sigmas = torch.tensor([2.0, 0.0])
+    sigma = sigmas[:1]
+    start = noise * 5**0.5
     with_ = denoise(svd.unet, start, sigma, cond)
     without = denoise(svd.unet, start, sigma, type(cond)(cond.latents * 0, cond.image_embeds * 0, cond.added_time_ids))
     scales = torch.tensor([1.0, 2.5, 1.5])
@@ -116,7 +123,8 @@ def test_guidance_is_a_triangle_over_the_orbit(num_frames):
 
 def test_the_decoder_sees_chunks_of_the_given_size(svd, random):
     latents = torch.randn(6, 4, 8, 8, generator=random)
-    whole, in_threes = svd.encoders.decode(latents, 6), svd.encoders.decode(latents, 3)
+    whole = svd.encoders.decode(latents, 6)
+    in_threes = svd.encoders.decode(latents, 3)
     torch.testing.assert_close(in_threes[:3], svd.encoders.decode(latents[:3], 3))
     assert (whole - in_threes).abs().max() > 1e-6, "the temporal decoder depends on the chunk"
 

@@ -99,7 +99,7 @@ def test_a_saved_unet_loads_again_in_its_own_layout_bit_by_bit(layout, tmp_path)
     assert json.loads((tmp_path / "unet" / LAYOUT_FILE).read_text()) == {"added_time_ids": list(layout)}
     again = load_unet(Base(tmp_path / "unet", tmp_path, None), model(added_time_ids=layout))
     assert all(torch.equal(a, b) for a, b in zip(unet.state_dict().values(), again.state_dict().values()))
-    UNetSpatioTemporalConditionModel.from_pretrained(tmp_path / "unet")  # stock diffusers takes it as it is
+    UNetSpatioTemporalConditionModel.from_pretrained(tmp_path / "unet")  # stock diffusers loads it as it is
 
 
 def test_a_layout_that_does_not_fit_the_weights_says_what_to_write(tmp_path):
@@ -159,14 +159,13 @@ def test_the_real_unet_has_the_published_size_and_temporal_share():
     sizes = {name: parameter.numel() for name, parameter in unet.named_parameters() if parameter.requires_grad}
     positions = sum(size for name, size in sizes.items() if "time_pos_embed" in name)
     ids = sum(size for name, size in sizes.items() if name.startswith("add_embedding."))
-    assert round((sum(sizes.values()) - positions - ids) / 1e6, 1) == 556.9, (
-        "the published 556.9 M do not count time_pos_embed"
-    )
+    published = sum(sizes.values()) - positions - ids
+    assert round(published / 1e6, 1) == 556.9, "the published number does not count time_pos_embed"
     assert round(positions / 1e6, 1) == 99.2 and round(ids / 1e6, 1) == 2.6
 
 
 def test_compiled_blocks_and_gradient_checkpointing_change_no_bit(svd):
-    """With aot_eager, which traces and differentiates as inductor does, and compiles in seconds on a CPU."""
+    """The backend is aot_eager: it traces and differentiates as inductor does, but compiles in seconds on a CPU."""
     results = {}
     for variant in ("plain", "checkpointing", "compiled"):
         unet = copy.deepcopy(svd.unet).train()
@@ -175,10 +174,10 @@ def test_compiled_blocks_and_gradient_checkpointing_change_no_bit(svd):
         if variant == "compiled":
             compile_blocks(unet, backend="aot_eager")
         random = torch.Generator().manual_seed(0)
-        sample, embeds = torch.randn(1, 3, 8, 8, 8, generator=random), torch.randn(1, 1, 32, generator=random)
-        unet(sample, torch.tensor([0.1]), embeds, torch.tensor([[6.0, 10.0, 0.02]]), return_dict=False)[
-            0
-        ].square().mean().backward()
+        sample = torch.randn(1, 3, 8, 8, 8, generator=random)
+        embeds = torch.randn(1, 1, 32, generator=random)
+        ids = torch.tensor([[6.0, 10.0, 0.02]])
+        unet(sample, torch.tensor([0.1]), embeds, ids, return_dict=False)[0].square().mean().backward()
         results[variant] = {name: parameter.grad for name, parameter in unet.named_parameters()}
     for variant in ("checkpointing", "compiled"):
         assert results[variant].keys() == results["plain"].keys()
