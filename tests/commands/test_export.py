@@ -1,4 +1,4 @@
-"""An exported folder: stock diffusers loads and drives it, and our own commands take it for a base and a model."""
+"""Stock diffusers loads and drives an exported folder, and our own commands take it as a base and as a model."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def loaded(folder: Path) -> Svd:
 
 @pytest.mark.parametrize("strength", [0.0, 0.3])
 def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_samplers_frames(exported, strength):
-    """From the same noise and view: what a user of diffusers sees is what `sample` gives with linear guidance."""
+    """From the same noise and view a user of diffusers gets what `sample` gives with linear guidance."""
     sampling = SamplingSettings(num_inference_steps=4, guidance="linear", guidance_max=3.0, noise_aug_strength=strength)
     svd = loaded(exported)
     view = input_view(Path("dummy_objaverse/017/003.png"), 0.8, 32)
@@ -84,7 +84,7 @@ LAYOUTS = [
 @pytest.mark.parametrize("layout", LAYOUTS, ids=len)
 @torch.no_grad()
 def test_a_model_of_any_layout_computes_the_same_after_its_export(trained_run, layout, svd, tmp_path, random):
-    """The UNet itself, for every value of the ids it embeds; the stock ids that it does not know change nothing."""
+    """The UNets agree for all values of the ids that the model embeds. The stock ids that it does not embed have no effect."""
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(trained_run / "checkpoints/step_0000001", checkpoint)
     meta = json.loads((checkpoint / "meta.json").read_text())

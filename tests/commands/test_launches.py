@@ -1,4 +1,4 @@
-"""The program under real launchers: DDP, DeepSpeed ZeRO-2, and launches that must be refused."""
+"""The program runs under real launchers: DDP, DeepSpeed ZeRO-2 and ZeRO-3. Launches that cannot work are refused."""
 
 import json
 import re
@@ -34,7 +34,7 @@ PORT = ("--main_process_port", "0")
 
 @pytest.fixture
 def engine_words(tmp_path):
-    """Launch words of two processes. ZeRO-3 is told to divide every weight: by default it leaves small ones whole."""
+    """Return a function for the launch words of two processes. ZeRO-3, which leaves small weights whole, divides all here."""
     zero_3 = {
         "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
         "train_micro_batch_size_per_gpu": 1,
@@ -54,7 +54,7 @@ def engine_words(tmp_path):
 
 @pytest.mark.parametrize("engine", ["DDP", "ZeRO-2", "ZeRO-3"])
 def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, fast, tiny_config, tmp_path):
-    """Two SGD steps: the same weights, average, loss and norm; a validation that both ranks share, and a checkpoint."""
+    """After two SGD steps weights, average, loss and norm are the same. Both ranks share a validation, and save a checkpoint."""
     train(tiny_config(*SGD, "run.name=one", "train.max_steps=2", "train.batch_size=4"))
     validate = ("validation.every_steps=2", "validation.num_records=2", "validation.num_inference_steps=2")
     divided = ("train.batch_size=1", "train.grad_accum_steps=2")
@@ -86,7 +86,7 @@ PLAIN = pytest.param("DDP", "no", marks=pytest.mark.slow)
 
 @pytest.mark.parametrize(("engine", "precision"), [PLAIN, ("ZeRO-2", "bf16"), ("ZeRO-3", "bf16")])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, engine_words, fast, tmp_path):
-    """Four AdamW steps, and the last two again from the checkpoint between: weights, average, optimizer, logged numbers."""
+    """Of four AdamW steps the last two are done again, from the checkpoint between. Files and logged numbers are compared."""
     words = (
         "train.max_steps=4",
         "train.batch_size=1",
@@ -116,7 +116,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, en
 
 
 def assert_equal(ours, theirs, place: str) -> None:
-    """Nested dicts and lists of tensors and plain values, bit by bit."""
+    """Compare nested dicts and lists of tensors and plain values, bit by bit."""
     if isinstance(theirs, torch.Tensor):
         assert torch.equal(ours, theirs), place
     elif isinstance(theirs, dict):
@@ -155,7 +155,7 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
 
 
 def test_the_log_says_how_many_processes_train(fast, tmp_path):
-    """MULTI_CPU: accelerate starts one process where two were asked for, without a word."""
+    """Under MULTI_CPU accelerate starts one process where two were asked for, without a word."""
     config = tmp_path / "multi_cpu.yaml"
     config.write_text(
         "distributed_type: MULTI_CPU\nuse_cpu: true\nnum_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
@@ -173,7 +173,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
     from training.launch import make_accelerator
     from utils.errors import UserError
 
-    Accelerator(cpu=True)  # a process that came up alone
+    Accelerator(cpu=True)  # it comes up alone
     monkeypatch.setenv("WORLD_SIZE", "2")
     cfg = tiny_config()
     with pytest.raises(UserError, match="would not synchronise"):
@@ -184,7 +184,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
 def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
     engine, what, engine_words, fast, tmp_path, monkeypatch
 ):
-    """The other kind of each engine is the same code: the loss is agreed on before, the norm is the engine's own."""
+    """One kind is enough for each engine: ranks agree on the loss by the same code, and only the norm comes from the engine."""
     monkeypatch.setitem(ENVIRONMENT, "POISON", what)
     words = (
         *fast,
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_an_error_on_every_rank(trained_run, engine_word
 
 @pytest.fixture
 def one_thread():
-    """As `accelerate launch` gives each process: another number of threads rounds differently."""
+    """Take one thread, as `accelerate launch` gives each process. Another number of threads rounds differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -228,7 +228,7 @@ def one_thread():
 
 
 def test_two_ranks_sample_what_one_samples(trained_run, one_thread, tmp_path):
-    """Three images, so that the ranks' shares differ; each seed's video is the same to the byte."""
+    """There are three images, so that the ranks' shares differ. Each orbit is the same to the byte."""
     for name in ("017", "018", "019"):
         (tmp_path / "images").mkdir(exist_ok=True)
         shutil.copy(f"dummy_objaverse/{name}/003.png", tmp_path / "images" / f"{name}.png")
@@ -251,7 +251,7 @@ def test_two_ranks_sample_what_one_samples(trained_run, one_thread, tmp_path):
 
 
 def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, one_thread, tmp_path):
-    """One object of three is left, and it is the second rank's; CLIP cannot be had, which is exit code 1 on both."""
+    """One object of three is left, and the second rank measures it. CLIP cannot be loaded, so both ranks exit with 1."""
     lines = Path("svd_meta_held_out.jsonl").read_text().splitlines()[:3]
     (tmp_path / "three.jsonl").write_text("\n".join(lines) + "\n")
     words = (str(trained_run), f"evaluate.meta={tmp_path}/three.jsonl", "evaluate.num_inference_steps=2")
@@ -271,7 +271,7 @@ def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, 
 
 
 def test_a_zero_3_launch_samples(trained_run, engine_words, one_thread, tmp_path):
-    """The engine has nothing to divide here: CLIP and UNet stay whole."""
+    """ZeRO-3 has nothing to divide here, since CLIP and the UNet stay whole."""
     words = (
         str(trained_run),
         "sample.image=dummy_objaverse/017/003.png",

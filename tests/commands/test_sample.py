@@ -1,4 +1,4 @@
-"""What a model does with my image: files, framing, cameras, seeds, and every mistake one line."""
+"""`sample` writes the right files, framing, cameras and seeds, and says every mistake in one line."""
 
 import json
 import random
@@ -86,7 +86,7 @@ def test_a_jsonl_gives_each_image_its_elevation_and_may_be_a_meta_file(trained_r
 
 
 def test_the_written_cameras_project_known_points_to_where_a_pinhole_sees_them(trained_run, images, tmp_path):
-    """By the definition of transforms.json (OpenGL axes, camera to world), with nothing of camera.py but its promises."""
+    """The test goes by the definition of transforms.json: OpenGL axes, camera to world."""
     assert sample(trained_run, f"sample.image={images}/017.png", f"sample.out={tmp_path}/out") == 0
     cameras = json.loads((tmp_path / "out/017/seed_0/transforms.json").read_text())
     top, front = np.array([0, 0, 0.5, 1]), np.array([0.5, 0, 0, 1])
@@ -107,7 +107,7 @@ def test_the_written_cameras_project_known_points_to_where_a_pinhole_sees_them(t
 
 
 def object_share(view) -> float:
-    """Of the frame's side, of what is not white."""
+    """Return how much of the frame's side is taken up by what is not white."""
     rows, columns = (view[0].min(dim=0).values < 0.9).nonzero(as_tuple=True)
     return (max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) + 1) / view.shape[-1]
 
@@ -318,7 +318,7 @@ NAMES = [*(f"{view:03d}.png" for view in range(21)), "input.png", "sheet.png", "
 
 
 def our_orbit(folder: Path) -> Path:
-    """A folder as `sample` writes it."""
+    """Make a folder as `sample` writes it."""
     folder.mkdir(parents=True)
     for name in NAMES:
         (folder / name).write_text("content")
@@ -327,7 +327,7 @@ def our_orbit(folder: Path) -> Path:
 
 
 def test_a_folder_is_replaced_only_if_every_file_in_it_is_listed_as_ours(tmp_path):
-    """Some 200 folders: a file added, made a folder or a link, or the list taken away, cut or spoiled."""
+    """In 200 folders a file is added, or made a folder or a link, or the list of files is removed or spoiled."""
     dice = random.Random(0)
     for number in range(200):
         folder = our_orbit(tmp_path / f"{number}/image/seed_0")

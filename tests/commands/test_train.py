@@ -1,4 +1,4 @@
-"""The laws of the loop, on one process: `train` itself is called, with the tiny model and the dummy dataset."""
+"""The laws of the loop, on one process. The tests call `train` itself, with the tiny model and the dummy dataset."""
 
 import json
 import multiprocessing
@@ -55,9 +55,8 @@ def test_two_steps_a_resume_and_two_steps_are_four_steps_bit_by_bit(tiny_config,
         train(tiny_config(*FOUR, f"run.dir={tmp_path}/halves"))
     whole, halves = tmp_path / "whole/r", tmp_path / "halves/r"
     assert [path.name for path in checkpoints(halves)] == ["step_0000002"]
-    (halves / "metrics.jsonl").write_text(
-        '{"step": 3, "train/loss": 1}\n{"step": 4, "train'
-    )  # of a process that was killed
+    # A process that was killed would leave such lines.
+    (halves / "metrics.jsonl").write_text('{"step": 3, "train/loss": 1}\n{"step": 4, "train')
     train(tiny_config(*FOUR, f"run.dir={tmp_path}/halves"))
     for which in ("unet", "unet_ema"):
         ours, theirs = weights(checkpoints(halves)[-1], which), weights(checkpoints(whole)[-1], which)
@@ -98,7 +97,8 @@ def test_accumulating_is_a_larger_batch_and_the_division_of_a_step_does_not_show
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
 def test_what_is_not_finite_stops_before_the_update_and_names_the_records(what, tiny_config, tmp_path, monkeypatch):
-    calls, objective = count(1), commands.train.denoising_loss
+    calls = count(1)
+    objective = commands.train.denoising_loss
 
     def poisoned(unet, *arguments):
         losses = objective(unet, *arguments)
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_is_offere
 
 
 class Planted:
-    """Unpickled, it would leave a file behind."""
+    """Leaves a file behind if it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -304,7 +304,8 @@ def test_a_checkpoint_that_carries_code_is_refused(tiny_config, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tiny_config, tmp_path, monkeypatch):
-    original, calls = torch.save, count(1)
+    original = torch.save
+    calls = count(1)
 
     def full_disk(*arguments, **keywords):
         if next(calls) == 2:
@@ -369,7 +370,7 @@ def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, 
 
 
 def signalled_run(tmp_path, ask) -> tuple[subprocess.Popen, str]:
-    """A real process with a loading process of its own; `ask(process)` once it has logged its first steps."""
+    """Start a real run with a loading process, call `ask(process)` once it has logged its first steps, and return its output."""
     fast = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
     words = ("train", "train_config/tiny_cpu.yaml", *fast, "validation.every_steps=0", "train.max_steps=100000")
     command = [sys.executable, "main.py", *words]
@@ -411,7 +412,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 60 MiB; without the right to mount one, a limit on the size of files, which the kernel reports alike."""
+    """Give a file system of 60 MiB. Without the right to mount one, limit the size of files, which gives the same kind of error."""
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True).returncode == 0:
@@ -440,7 +441,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
 
 
 def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
-    """With stand-ins for srun and scontrol, and two real processes under DDP on a CPU; the signal goes to the batch shell alone."""
+    """Two real processes train under DDP on a CPU, srun and scontrol are stand-ins, and only the batch shell gets the signal."""
     for name, body in {
         "srun": f'echo "$1 $2" > {tmp_path}/srun.log; shift 2; SLURM_NODEID=0 exec "$@"',
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
@@ -472,7 +473,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
 
 
 def train_killed_at_a_val_row(cfg) -> None:
-    """In a process of its own: it dies in the first `Trackers.scalars` of a validation, before or after the row is written."""
+    """Train, and die in the first `Trackers.scalars` of a validation, before or after the row is written."""
     from training.trackers import Trackers
 
     original = Trackers.scalars

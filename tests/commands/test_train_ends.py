@@ -1,4 +1,4 @@
-"""How a run ends when something goes wrong: soon, with the right exit code, and with nothing left behind."""
+"""When something goes wrong, a run ends soon, with the right exit code, and leaves no process behind."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def read_until(process: subprocess.Popen, text: str) -> str:
 
 
 def left_behind(group: int) -> list[psutil.Process]:
-    """Processes of the session that a started run was the leader of, but those that have ended."""
+    """Return the processes that still run in the session whose leader was the run."""
     found = []
     for process in psutil.process_iter():
         try:
