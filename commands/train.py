@@ -133,7 +133,9 @@ def load_start(model: ModelSettings, resume: Resume, accelerator: Accelerator) -
         base = replace(base, unet=resume.checkpoint / "unet")
     svd = load_svd(base, model)
     log.info(choose_trainable(svd.unet, model.train))
-    return replace(svd, encoders=svd.encoders.to(accelerator.device))
+    encoders = svd.encoders.to(accelerator.device)
+    log.info(encoders.describe())
+    return replace(svd, encoders=encoders)
 
 
 def encode(

@@ -1,5 +1,7 @@
 """The frozen VAE and CLIP: pixels to latents and back, image embeddings, and the conditioning that they make."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +13,26 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from models.conditioning import Conditioning, added_time_ids
 
+ENCODER_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def tf32_matmuls() -> Iterator[None]:
+    """Within, a GPU's fp32 matmuls run in TF32, as its convolutions do by torch's default. Nothing changes on a CPU."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
 
 @dataclass(frozen=True)
 class Encoders:
-    """The VAE and CLIP. They work in fp32 and without gradients, on pixels in [-1, 1]."""
+    """The VAE and CLIP. They work without gradients, on pixels in [-1, 1].
+
+    What goes in and comes out is fp32. Between, CLIP and the VAE's encoder compute in `dtype`; the VAE's decoder stays fp32.
+    """
 
     vae: AutoencoderKLTemporalDecoder
     image_encoder: CLIPVisionModelWithProjection
@@ -24,12 +42,31 @@ class Encoders:
     def to(self, device: torch.device) -> "Encoders":
         return replace(self, vae=self.vae.to(device), image_encoder=self.image_encoder.to(device))
 
+    def computing_in(self, dtype: torch.dtype) -> "Encoders":
+        """Return the encoders with `dtype` for computing. Their weights are rounded in place."""
+        self.vae.encoder.to(dtype)
+        self.vae.quant_conv.to(dtype)
+        return replace(self, image_encoder=self.image_encoder.to(dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.image_encoder.dtype
+
+    def describe(self) -> str:
+        """Return a line for the log."""
+        on_gpu = self.image_encoder.device.type == "cuda"
+        return f"VAE and CLIP encode in {self.dtype}" + ("; what is fp32 in them multiplies in TF32" if on_gpu else "")
+
     @torch.no_grad()
+    @tf32_matmuls()
     def latents(self, pixels: Tensor) -> Tensor:
         """Encode B F 3 H W as B F 4 h w: the VAE's mode times its scaling_factor, `encode_chunk` views at a time."""
-        views = pixels.flatten(0, 1).split(self.encode_chunk)
-        modes = torch.cat([self.vae.encode(chunk).latent_dist.mode() for chunk in views])
+        modes = torch.cat([self._mode(views) for views in pixels.flatten(0, 1).split(self.encode_chunk)])
         return modes.unflatten(0, pixels.shape[:2]) * self.vae.config.scaling_factor
+
+    def _mode(self, views: Tensor) -> Tensor:
+        """Encode N 3 H W as N 4 h w, not scaled."""
+        return self.vae.encode(views.to(self.dtype)).latent_dist.mode().float()
 
     def latent_shape(self, num_frames: int, size_px: int) -> tuple[int, int, int, int]:
         """Return F 4 h w, the shape of the latents of square views."""
@@ -37,25 +74,29 @@ class Encoders:
         return (num_frames, self.vae.config.latent_channels, side, side)
 
     @torch.no_grad()
+    @tf32_matmuls()
     def image_embeds(self, view: Tensor) -> Tensor:
         """Embed B 3 H W as B 1 C. As in SVD's pipeline, a view is blurred, resized to 224 by bicubic, and normalised once."""
         resized = (_resize_with_antialiasing(view, (224, 224)) + 1) / 2
         mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        return self.image_encoder((resized - mean) / std).image_embeds[:, None]
+        normalised = (resized - mean) / std
+        return self.image_encoder(normalised.to(self.dtype)).image_embeds[:, None].float()
 
     @torch.no_grad()
+    @tf32_matmuls()
     def condition(
         self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor
     ) -> Conditioning:
         """Return the conditioning of input views (B 3 H W). Only the VAE sees them with strength x `cond_noise` added."""
         noised_view = view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise
         return Conditioning(
-            latents=self.vae.encode(noised_view).latent_dist.mode(),  # not scaled, as in SVD's own training
+            latents=self._mode(noised_view),  # not scaled, as in SVD's own training
             image_embeds=self.image_embeds(view),
             added_time_ids=added_time_ids(self.layout, elevation_deg, noise_aug_strength),
         )
 
     @torch.no_grad()
+    @tf32_matmuls()
     def decode(self, latents: Tensor, decode_chunk: int) -> Tensor:
         """Decode F 4 h w to F 3 H W in [-1, 1]. The result depends on `decode_chunk`, the views that are decoded together."""
         chunks = (latents / self.vae.config.scaling_factor).split(decode_chunk)

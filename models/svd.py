@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
-from models.encoders import Encoders
+from models.encoders import ENCODER_DTYPES, Encoders
 from utils.errors import UserError, first_line, shown
 from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
@@ -91,7 +91,10 @@ def _download(model: ModelSettings, config_only: bool) -> Path:
 
 
 def load_svd(base: Base, model: ModelSettings) -> Svd:
-    """Load all parts in fp32. The UNet is remapped to `model.added_time_ids` and alone is trainable. Raises UserError."""
+    """Load all parts in fp32, but for what encodes: `model.encoder_dtype`.
+
+    The UNet is remapped to `model.added_time_ids` and alone is trainable. Raises UserError.
+    """
     folder = base.rest
     unet = load_unet(base, model)
     vae = load_part(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
@@ -100,6 +103,7 @@ def load_svd(base: Base, model: ModelSettings) -> Svd:
     )
     scheduler = load_scheduler(folder).config
     encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
+    encoders = encoders.computing_in(ENCODER_DTYPES[model.encoder_dtype])
     return Svd(unet, encoders, (scheduler.sigma_min, scheduler.sigma_max))
 
 

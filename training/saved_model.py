@@ -134,11 +134,12 @@ def require_elevation(saved: SavedModel) -> None:
 
 
 def load_saved_model(saved: SavedModel, accelerator: Accelerator) -> Svd:
-    """Load it to sample with, on the rank's device: the UNet in the launch file's compute type, the encoders in fp32.
+    """Load it to sample with, on the rank's device: the UNet in the launch file's compute type, the encoders in fp32
+    whatever they were in training.
 
     Collective: the ranks of a machine load one after the other, since a hub's base may have to be downloaded.
     """
     with accelerator.local_main_process_first():
-        svd = load_svd(saved.base, saved.model)
+        svd = load_svd(saved.base, saved.model.model_copy(update={"encoder_dtype": "fp32"}))
     unet = lend_unet(svd.unet.requires_grad_(False), accelerator).to(accelerator.device)  # cast before it is moved
     return replace(svd, unet=unet, encoders=svd.encoders.to(accelerator.device))

@@ -58,6 +58,9 @@ class ModelSettings(Section):
     train: Literal["all", "temporal", "spatial"] = key("all", "which modules of the UNet are trained")
     gradient_checkpointing: bool = key(False, "compute activations again in the backward pass: less memory, slower")
     compile: bool = key(False, "apply torch.compile to every transformer block")
+    encoder_dtype: Literal["fp32", "bf16", "fp16"] = key(
+        "fp32", "what CLIP and the VAE's encoder compute in while training; bf16 is faster on a GPU, fp16 may overflow"
+    )
     encode_chunk: int = key(7, "views that the VAE encodes at a time", "views", ge=1, le=MAX_CHUNK)
 
     @field_validator("added_time_ids")
@@ -96,7 +99,12 @@ class TrainSettings(Section):
     log_every_steps: int = key(10, "log every so many steps", "steps", ge=1, le=MAX_STEPS)
     keep_last: int = key(3, "how many of the newest checkpoints are kept", "checkpoints", ge=1, le=MAX_STEPS)
     keep_every_steps: int = key(0, "never remove those at multiples of this; 0: no such", "steps", ge=0, le=MAX_STEPS)
-    ema_decay: float = key(0.9999, "decay of the EMA; after t updates at most (1 + t) / (10 + t)", ge=0, lt=1)
+    ema_decay: float = key(
+        0.9999,
+        "decay of the EMA; after t updates at most (1 + t) / (10 + t), so 0.9999 holds from 89,990 on",
+        ge=0,
+        lt=1,
+    )
 
 
 class SamplingSettings(Section):
