@@ -26,6 +26,11 @@ class Conditioning:
             torch.cat([cond.added_time_ids for cond in conds]),
         )
 
+    def split(self, size: int) -> list["Conditioning"]:
+        """Cut a batch into batches of at most `size`."""
+        columns = (self.latents.split(size), self.image_embeds.split(size), self.added_time_ids.split(size))
+        return [Conditioning(*parts) for parts in zip(*columns)]
+
 
 def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:
     """Return the ids in the order of `layout`: B num_ids, fp32. Ids other than the two given have their usual values."""

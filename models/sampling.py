@@ -10,6 +10,9 @@ from models.edm import denoise
 from models.encoders import Encoders
 from utils.schemas import SamplingSettings
 
+# A GPU's attention kernels take so many sequences. Temporal attention has one for each place of each orbit's latents.
+MAX_SEQUENCES = 65_535
+
 
 def start_orbit(
     view: Tensor,
@@ -101,7 +104,7 @@ def sample_latents(
         if guided:
             denoised = _denoise_guided(unet, latents, sigma_b, cond, scales)
         else:
-            denoised = denoise(unet, latents, sigma_b, cond)
+            denoised = _denoise(unet, latents, sigma_b, cond)
         latents = latents + (latents - denoised) / sigma * (next_sigma - sigma)
         if on_step:
             on_step()
@@ -112,5 +115,12 @@ def _denoise_guided(unet: nn.Module, latents: Tensor, sigma: Tensor, cond: Condi
     """Denoise with classifier-free guidance. As in the stock pipeline, the unconditional pass has no image but the same ids."""
     dropped = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
     both = Conditioning.cat([drop_conditions(cond, dropped), cond])
-    without, with_ = denoise(unet, latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)
+    without, with_ = _denoise(unet, latents.repeat(2, 1, 1, 1, 1), sigma.repeat(2), both).chunk(2)
     return without + scales * (with_ - without)
+
+
+def _denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+    """Denoise a batch, no more orbits at a time than MAX_SEQUENCES allows: 12 at 576 px, where guidance doubles a batch."""
+    at_once = max(1, MAX_SEQUENCES // noised[0, 0, 0].numel())
+    parts = zip(noised.split(at_once), sigma.split(at_once), cond.split(at_once))
+    return torch.cat([denoise(unet, *part) for part in parts])

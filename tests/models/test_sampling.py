@@ -6,6 +6,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from PIL import Image
 
+from models.conditioning import Conditioning
 from models.edm import denoise
 from models.sampling import karras_sigmas, orbit_guidance, sample_latents
 from models.svd import save_unet
@@ -109,6 +110,23 @@ def test_guidance_per_view_moves_each_view_by_its_own_scale(svd, view, random):
     scales = torch.tensor([1.0, 2.5, 1.5])
     expected = without + scales.view(1, 3, 1, 1, 1) * (with_ - without)
     torch.testing.assert_close(sample_latents(svd.unet, cond, noise, sigmas, scales), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("guidance", "sizes"), [(1.0, [2, 1]), (2.0, [2, 2, 2])])
+def test_more_orbits_than_attention_takes_are_denoised_in_parts_and_come_out_the_same(
+    svd, view, random, monkeypatch, guidance, sizes
+):
+    cond = Conditioning.cat([condition(svd, view * shade, random) for shade in (1.0, 0.5, -1.0)])
+    noise = torch.randn(3, 3, 4, 8, 8, generator=random)
+    given = (cond, noise, torch.tensor([2.0, 0.0]), torch.full((3,), guidance))
+    whole = sample_latents(svd.unet, *given)
+    seen = []
+    hook = svd.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr("models.sampling.MAX_SEQUENCES", 2 * 8 * 8 + 1)
+    in_parts = sample_latents(svd.unet, *given)
+    hook.remove()
+    assert seen == sizes
+    torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_frames", [7, 20, 21])
