@@ -443,7 +443,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
 def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     """Two real processes train under DDP on a CPU, srun and scontrol are stand-ins, and only the batch shell gets the signal."""
     for name, body in {
-        "srun": f'echo "$1 $2" > {tmp_path}/srun.log; shift 2; SLURM_NODEID=0 exec "$@"',
+        "srun": f'echo "$1 $2 $3" > {tmp_path}/srun.log; shift 3; SLURM_NODEID=0 exec "$@"',
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
         "python": f'exec {sys.executable} "$@"',
     }.items():
@@ -467,7 +467,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 0, output[-3000:]
     assert "stopped at step" in output and (tmp_path / "scontrol.log").read_text() == "requeue 17\n"
-    assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=2 --kill-on-bad-exit=1\n"
+    assert (tmp_path / "srun.log").read_text() == "--cpus-per-task=2 --kill-on-bad-exit=1 --mem=0\n"
     meta = read_meta(checkpoints(tmp_path / "r")[-1])
     assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
 
