@@ -1,4 +1,4 @@
-"""The keys of every command but those that render: frozen sections, with type, limits, unit and a line of help each.
+"""The keys of every command but those that render. Each has a type, limits, a unit and a line of help.
 
 docs/configuration.md is written from these texts: `python main.py configuration`.
 """
@@ -24,7 +24,8 @@ class RunSettings(Section):
     tracker: Literal["wandb", "tensorboard", "none"] = key("none", "where metrics.jsonl and videos go as well")
     project: str = key("svd-mv", "name of the project in wandb")
     resume: Literal["auto", "never", "must"] = key(
-        "auto", "auto: go on from the newest checkpoint if there is one; never: refuse to; must: fail if there is none"
+        "auto",
+        "auto: go on from the newest checkpoint if there is one; never: fail if there is one; must: fail if there is none",
     )
     allow_changed: tuple[str, ...] = key(
         (), "keys of model and noise, and run.seed, that may differ from the checkpoint's on resuming"
@@ -32,7 +33,7 @@ class RunSettings(Section):
 
 
 class DataSettings(Section):
-    root: str = key(..., "what image_path is relative to; links in it are followed", "folder")
+    root: str = key(..., "the folder that image_path is relative to; links in it are followed", "folder")
     meta: str = key(..., "svd_meta.jsonl of the orbits to train on", "file")
     num_frames: int = key(
         21, "views of a circle; an orbit in the data has this many or a multiple", "views", ge=2, le=1000
@@ -98,7 +99,7 @@ class TrainSettings(Section):
     )
     log_every_steps: int = key(10, "log every so many steps", "steps", ge=1, le=MAX_STEPS)
     keep_last: int = key(3, "how many of the newest checkpoints are kept", "checkpoints", ge=1, le=MAX_STEPS)
-    keep_every_steps: int = key(0, "never remove those at multiples of this; 0: no such", "steps", ge=0, le=MAX_STEPS)
+    keep_every_steps: int = key(0, "keep those at multiples of this for good; 0: none", "steps", ge=0, le=MAX_STEPS)
     ema_decay: float = key(
         0.9999,
         "decay of the EMA; after t updates at most (1 + t) / (10 + t), so 0.9999 holds from 89,990 on",
@@ -108,16 +109,18 @@ class TrainSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How an orbit is sampled; shared by validation, sample and evaluate."""
+    """How an orbit is sampled. Validation, sample and evaluate share these keys."""
 
     num_inference_steps: int = key(25, "Euler steps to sample an orbit", "steps", ge=2, le=1000)
     guidance: Literal["orbit", "linear", "constant"] = key(
         "orbit", "orbit: highest for the view from behind; linear: rises along the views; constant: guidance_max"
     )
     guidance_min: float = key(1.0, "lowest guidance, that of the input view", ge=0)
-    guidance_max: float = key(2.5, "highest guidance; there is none up to 1", ge=0)
+    guidance_max: float = key(2.5, "highest guidance; up to 1 there is no guidance", ge=0)
     noise_aug_strength: float = key(0.02, "strength of the noise that is added to the input view", ge=0)
-    decode_chunk: int = key(7, "views that the VAE decodes at a time; changes little", "views", ge=1, le=MAX_CHUNK)
+    decode_chunk: int = key(
+        7, "views that the VAE decodes at a time; changes the result a little", "views", ge=1, le=MAX_CHUNK
+    )
 
     @model_validator(mode="after")
     def _guidance_in_order(self):
@@ -137,11 +140,13 @@ class SourceSettings(Section):
 
     checkpoint: str = key(..., "a run (its newest checkpoint), a checkpoint, or an exported model", "folder")
     weights: Literal["ema", "raw"] = key("ema", "ema: their average; raw: the weights as trained")
-    base: str | None = key(None, "VAE, CLIP and scheduler; null: those that the checkpoint names", "folder or hub id")
+    base: str | None = key(
+        None, "where VAE, CLIP and scheduler are; null: where the checkpoint says", "folder or hub id"
+    )
 
 
 class SampleSettings(SourceSettings, SamplingSettings):
-    image: str = key(..., "an image, a folder of images, or a jsonl of them", "file or folder")
+    image: str = key(..., "an image, a folder of images, or a jsonl that lists images", "file or folder")
     elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = key(
         None, "how far above the horizon the camera was; a line of a jsonl has its own", "degrees, -90 to 90"
     )
@@ -158,7 +163,7 @@ class SampleSettings(SourceSettings, SamplingSettings):
     remove_background: bool = key(False, "cut the object out of opaque images with rembg")
     fov_deg: float = key(33.8, "field of view of the cameras in transforms.json", "degrees", gt=0, lt=180)
     distance: Annotated[float, Field(gt=0)] | None = key(
-        None, "of these cameras; null: where a sphere of radius 0.5 fills 90 % of the frame", "object diameters"
+        None, "distance of these cameras; null: a sphere of radius 0.5 fills 90 % of the frame", "object diameters"
     )
 
     @field_validator("seeds")
@@ -174,7 +179,9 @@ MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
 
 class EvaluateSettings(SourceSettings, SamplingSettings):
     meta: str = key(..., "svd_meta.jsonl of the orbits to measure on", "file")
-    root: str | None = key(None, "what image_path is relative to; null: the checkpoint's data.root", "folder")
+    root: str | None = key(
+        None, "the folder that image_path is relative to; null: the checkpoint's data.root", "folder"
+    )
     out: str = key(..., "where numbers, videos and page go; an interrupted evaluation goes on there", "folder")
     protocol: str | None = key(
         None, "a file in evaluate_config/, without .yaml: the page compares with numbers published under its settings"
