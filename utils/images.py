@@ -21,21 +21,28 @@ _16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 @contextmanager
 def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
-    """Open an image of one of IMAGE_FORMATS, given as a file or as its bytes. Its pixels are decoded when asked for.
+    """Open an image of one of IMAGE_FORMATS, given as a file or as its bytes, and decode it.
 
-    Raises UserError, beginning with `name`, if it cannot be opened, and for whatever fails inside the block. So nothing
-    but work on the image belongs there. A MemoryError is passed on, since the image may be good.
+    Raises UserError, beginning with `name`, if it cannot be opened or decoded. What fails inside the block is left as it is.
     """
-    try:
-        with warnings.catch_warnings():
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
+        with _name_damage(name), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # a small file may announce gigabytes
-            with (
-                io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file,
-                Image.open(file, formats=IMAGE_FORMATS) as image,
-            ):
-                yield image
-    except (UserError, MemoryError):
+            image = Image.open(file, formats=IMAGE_FORMATS)
+            image.load()
+        yield image
+
+
+@contextmanager
+def _name_damage(name: str | Path) -> Iterator[None]:
+    """Raise UserError for whatever Pillow raises, so that only calls of Pillow belong inside.
+
+    A MemoryError stays one, since the image may be good.
+    """
+    try:
+        yield
+    except MemoryError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name}: not an image file that we read ({', '.join(IMAGE_FORMATS)})") from None
@@ -54,13 +61,14 @@ def open_rgba(source: Path | bytes, name: str | Path | None = None) -> Image.Ima
 
     name = name or (source if isinstance(source, Path) else "an image")
     with open_image(source, name) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode in _16_BIT_MODES:
-            gray = np.asarray(image).astype(np.int64).clip(0, 65535)
-            image = Image.fromarray((gray / 257).round().astype(np.uint8))
-        elif image.mode == "F":
+        if image.mode == "F":
             raise UserError(f"{name}: floating-point images are not supported; save it with 8 or 16 bits")
-        return image.convert("RGBA")
+        with _name_damage(name):
+            image = ImageOps.exif_transpose(image)
+            if image.mode in _16_BIT_MODES:
+                gray = np.asarray(image).astype(np.int64).clip(0, 65535)
+                image = Image.fromarray((gray / 257).round().astype(np.uint8))
+            return image.convert("RGBA")
 
 
 def allow_only_image_formats() -> None:

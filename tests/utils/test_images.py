@@ -89,6 +89,23 @@ def test_bytes_are_opened_like_a_file_under_their_name():
         pass
 
 
-def test_too_little_memory_says_nothing_about_the_image():
-    with pytest.raises(MemoryError), open_image(saved("PNG"), "the texture"):
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("a slip of ours"), OSError(28, "No space left on device")])
+def test_what_the_caller_raises_is_no_damage_of_the_image(error):
+    with pytest.raises(type(error)) as raised, open_image(saved("PNG"), "the texture"):
+        raise error
+    assert raised.value is error
+
+
+def test_a_damaged_image_is_one_error_before_the_caller_gets_it():
+    whole = saved("PNG")
+    with pytest.raises(UserError, match=r"^the texture: damaged"), open_image(whole[: len(whole) // 2], "the texture"):
+        pytest.fail("the caller got it")
+
+
+def test_too_little_memory_says_nothing_about_the_image(monkeypatch):
+    def fail(*_, **__):
         raise MemoryError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError), open_image(saved("PNG"), "the texture"):
+        pytest.fail("the caller got it")
