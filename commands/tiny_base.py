@@ -52,7 +52,7 @@ def fit_vae(vae: AutoencoderKLTemporalDecoder, steps: int, learning_rate: float 
     if not steps:
         return
     records = Records(VAE_DATA.meta, VAE_DATA.num_frames)
-    orbits = torch.stack([load_orbit(records[i], VAE_DATA, 0, WHITE, i).pixels for i in range(len(records))])
+    orbits = torch.stack([load_orbit(records[i], VAE_DATA, 0, WHITE).pixels for i in range(len(records))])
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
     for step in tqdm(range(steps), disable=None):
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20) * (1 - step / steps)

@@ -23,12 +23,18 @@ MAX_ORBIT_PIXELS = 21 * 4096**2  # of all views of an orbit: 1.3 GiB as RGBA, in
 
 @dataclass(frozen=True)
 class Orbit:
-    """One sample: the views once around an object. View 0 is the input view."""
+    """The views once around an object. View 0 is the input view."""
 
     pixels: Tensor  # F 3 H W in [-1, 1]
     elevation_deg: Tensor  # of the input view; a single fp32 number
-    n: int  # the sample's number
     place: str  # file:line of its record
+
+
+@dataclass(frozen=True)
+class Sample(Orbit):
+    """An orbit of the training."""
+
+    n: int  # the sample's number
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,12 @@ class OrbitBatch:
         return replace(self, pixels=self.pixels.pin_memory(), elevation_deg=self.elevation_deg.pin_memory())
 
 
-def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor, n: int) -> Orbit:
+def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> Orbit:
     """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
     images = _open_views(record, data, start, data.num_frames)
     box = _shared_box(images, data, record.place)
     pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
-    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), n, record.place)
+    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), record.place)
 
 
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
@@ -113,18 +119,19 @@ class OrbitViews(Dataset):
         self.data = data
         self.seed = seed
 
-    def __getitem__(self, n: int) -> Orbit:
+    def __getitem__(self, n: int) -> Sample:
         record = self.records[record_index(self.seed, n, len(self.records))]
         random = generator(self.seed, n, "view")
         start = int(torch.randint(len(record.image_paths), (), generator=random))
         colour = torch.rand(3, generator=random)
-        return load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE, n)
+        orbit = load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE)
+        return Sample(**vars(orbit), n=n)
 
 
-def collate(orbits: list[Orbit]) -> OrbitBatch:
+def collate(samples: list[Sample]) -> OrbitBatch:
     return OrbitBatch(
-        torch.stack([orbit.pixels for orbit in orbits]),
-        torch.stack([orbit.elevation_deg for orbit in orbits]),
-        [orbit.n for orbit in orbits],
-        [orbit.place for orbit in orbits],
+        torch.stack([sample.pixels for sample in samples]),
+        torch.stack([sample.elevation_deg for sample in samples]),
+        [sample.n for sample in samples],
+        [sample.place for sample in samples],
     )

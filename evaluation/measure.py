@@ -15,7 +15,7 @@ from dataset.views import WHITE, load_orbit
 from evaluation.held_out import HeldOut, encode_held_out, write_orbit
 from evaluation.metrics import Metric, input_repeated, mse, per_view, psnr, ssim
 from evaluation.perceptual import Unavailable, load_clip, load_lpips
-from evaluation.results import object_file
+from evaluation.results import object_file, video_file
 from models.sampling import sample_orbits
 from models.svd import Svd
 from utils.files import file_name, write_atomically
@@ -51,7 +51,7 @@ def measure_record(
     settings: EvaluateSettings,
 ) -> None:
     """Sample the record's orbit, and write its numbers and its video into the folder of the evaluation."""
-    orbit = load_orbit(record, data, settings.input_view, WHITE, n=0)
+    orbit = load_orbit(record, data, settings.input_view, WHITE)
     number = int(hashlib.sha256(record.id.encode()).hexdigest()[:7], 16)  # so an object's noise is the same in any list
     random = generator(settings.seed, number, "validation")
     held_out = encode_held_out(orbit, file_name(record.id), random, settings, svd.encoders, device)
@@ -66,7 +66,7 @@ def measure_record(
     result = {
         "id": record.id,
         "elevation_deg": float(orbit.elevation_deg),
-        "video": f"videos/{held_out.name}.mp4",
+        "video": video_file(record.id),
         "metrics": {row: {name: values.tolist() for name, values in by_name.items()} for row, by_name in rows.items()},
     }
     write_atomically(object_file(Path(settings.out), record.id), json.dumps(result) + "\n")

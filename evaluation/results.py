@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ConfigDict, RootModel
 
 from utils.errors import UserError
-from utils.files import file_name, remove_unfinished, write_atomically
+from utils.files import file_name, refuse_link, remove_unfinished, write_atomically
 from utils.reading import InsidePath, Saved, read_json
 from utils.schemas import EvaluateSettings
 
@@ -47,7 +47,13 @@ def check_results(out: Path) -> None:
 
 
 def open_results(out: Path, now: dict) -> None:
-    """Make the folder, or check that it was measured with the same settings. Raises UserError naming those that differ."""
+    """Make the folder, or check that it was measured with the same settings. Raises UserError naming those that differ.
+
+    A link in it is refused: what it points to would be shown on the page as a video, and be written over.
+    """
+    for pattern in ("*", "objects/*", "videos/*"):
+        for path in out.glob(pattern):
+            refuse_link(path)
     path = out / CONDITIONS
     if path.exists():
         before = read_json(path, RootModel[dict]).root
@@ -69,6 +75,11 @@ def object_file(out: Path, record_id: str) -> Path:
     return out / "objects" / f"{file_name(record_id)}.json"
 
 
+def video_file(record_id: str) -> str:
+    """Return an object's video as a path in the folder of the evaluation."""
+    return f"videos/{file_name(record_id)}.mp4"
+
+
 def is_measured(path: Path, metrics: Iterable[str]) -> bool:
     """Return whether an object's file is there and holds all these metrics."""
     return path.exists() and set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
@@ -80,7 +91,8 @@ def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:
     for name in ids:
         path = object_file(out, name)
         objects.append(read_json(path, ObjectFile).model_dump())
-        if objects[-1]["id"] != name or _shape(objects[-1]) != _shape(objects[0]):
+        told = (objects[-1]["id"], objects[-1]["video"], _shape(objects[-1]))
+        if told != (name, video_file(name), _shape(objects[0])):
             raise UserError(
                 f"{path}: is not what this evaluation wrote of '{name}': remove it, and it is measured again"
             )

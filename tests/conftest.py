@@ -68,7 +68,7 @@ def orbit_pixels():
     from utils.schemas import DataSettings
 
     data = DataSettings(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
-    return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE, 0).pixels[None]
+    return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE).pixels[None]
 
 
 @pytest.fixture

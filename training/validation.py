@@ -1,4 +1,4 @@
-"""Held-out orbits -> losses, metrics, videos and sheets."""
+"""The validation of a run: held-out orbits give losses, metrics, videos and sheets."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger("svd_mv")
 
 @torch.no_grad()
 def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
-    """The training objective at LOSS_SIGMAS with the orbit's fixed noise: each, and their mean."""
+    """Return the training objective at each of LOSS_SIGMAS with the orbit's fixed noise, and their mean as `loss`."""
     losses = {}
     for sigma in LOSS_SIGMAS:
         sigmas = torch.tensor([sigma], device=orbit.latents.device)
@@ -75,7 +75,7 @@ class Validation:
             write_atomically(folder / DONE, json.dumps(summary, indent=1) + "\n")
 
     def validate_orbits(self, folder: Path, state: TrainState) -> list[dict]:
-        """A row of numbers for each held-out record of this rank's share, whose videos go to `folder`. Collective.
+        """Return a row of numbers for each held-out record of this rank's share, and write its video to `folder`. Collective.
 
         The losses are those of the weights as they are and of their average; everything else is the average's.
         """
@@ -84,7 +84,7 @@ class Validation:
         orbits = []
         for index in range(accelerator.process_index, count, accelerator.num_processes):
             record = self.records[index]
-            orbit = load_orbit(record, self.data, 0, WHITE, index)
+            orbit = load_orbit(record, self.data, 0, WHITE)
             random = generator(SEED, index, "validation")
             name = f"{index:03d}_{file_name(record.id)}"
             orbits.append(encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device))
@@ -114,7 +114,7 @@ class _Done(Saved):
 
 
 def validation_done(folder: Path) -> bool:
-    """Whether a validation came to its end. An unreadable file counts as not done."""
+    """Return whether a validation came to its end. An unreadable file counts as not done."""
     try:
         read_json(folder / DONE, _Done)
     except UserError:

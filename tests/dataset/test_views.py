@@ -101,20 +101,20 @@ def test_every_record_once_per_epoch_on_all_ranks_and_workers_together(data, num
 def test_a_view_of_another_size_names_the_line_and_the_file(data, tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "0_2.png")
     with pytest.raises(UserError, match=r"meta\.jsonl:1: .*0_2\.png is \(20, 16\)"):
-        load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+        load_orbit(Records(data.meta, 4)[0], data, 0, WHITE)
 
 
 def test_an_orbit_of_too_many_pixels_is_refused_at_its_first_view(data, monkeypatch):
     opened = []
     monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16)
-    load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+    load_orbit(Records(data.meta, 4)[0], data, 0, WHITE)
     monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16 - 1)
     real = dataset_views.open_rgba
     monkeypatch.setattr(dataset_views, "open_rgba", lambda path: opened.append(path) or real(path))
     with pytest.raises(
         UserError, match=r"meta\.jsonl:1: 4 views of 16 x 16 have 1,024 pixels together, the limit is 1,023"
     ):
-        load_orbit(Records(data.meta, 4)[0], data, 0, WHITE, 0)
+        load_orbit(Records(data.meta, 4)[0], data, 0, WHITE)
     assert len(opened) == 1
 
 
@@ -123,11 +123,11 @@ def test_links_in_the_root_are_followed_wherever_they_lead(data, tmp_path):
     elsewhere.mkdir()
     (tmp_path / "0_1.png").rename(elsewhere / "0_1.png")
     (tmp_path / "0_1.png").symlink_to(elsewhere / "0_1.png")
-    load_orbit(Records(data.meta, 4)[0], data, 1, WHITE, 0)
+    load_orbit(Records(data.meta, 4)[0], data, 1, WHITE)
     (tmp_path / "0_1.png").unlink()
     (tmp_path / "0_1.png").symlink_to("/dev/zero")
     with pytest.raises(UserError, match=r"0_1\.png: cannot be read: it is not a regular file"):
-        load_orbit(Records(data.meta, 4)[0], data, 1, WHITE, 0)
+        load_orbit(Records(data.meta, 4)[0], data, 1, WHITE)
 
 
 @pytest.mark.parametrize("view", [0, NUM_VIEWS - 1])
@@ -155,7 +155,7 @@ def test_every_dummy_orbit_shows_a_whole_object_that_differs_from_all_sides():
     data = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
     for meta in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"):
         for record in Records(meta, 21):
-            pixels = load_orbit(record, data, 0, WHITE, 0).pixels
+            pixels = load_orbit(record, data, 0, WHITE).pixels
             border = torch.cat([pixels[..., 0, :], pixels[..., -1, :], pixels[..., :, 0], pixels[..., :, -1]], dim=-1)
             assert border.min() > 0.99, f"{record.id} is cut off"
             assert 0.02 < (pixels.min(dim=1).values < 0.9).float().mean() < 0.6, (

@@ -8,7 +8,7 @@ from evaluation.report import summarise
 from evaluation.results import is_measured, object_file, open_results, read_objects
 from tests.helpers.hostile import mutated_bytes, mutated_tree
 from utils.errors import UserError
-from utils.files import unfinished_path
+from utils.files import remove, unfinished_path
 
 SCORES = {"psnr": [20.0, 21.0, float("inf")], "ssim": [0.5, 0.25, 1.0]}
 
@@ -48,6 +48,24 @@ def test_what_a_killed_evaluation_left_unfinished_is_removed(out):
     unfinished_path(out / "metrics.json").touch()
     open_results(out, {"seed": 0})
     assert not list(out.rglob(".*.unfinished")) and len(list(out.glob("objects/*"))) == 2
+
+
+@pytest.mark.parametrize("name", ["videos/a.mp4", "objects/a.json", "metrics.json", "videos"])
+def test_a_link_in_the_folder_is_neither_followed_nor_written_through(out, name, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine"
+    elsewhere.write_text("a film of my own")
+    remove(out / name)
+    (out / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"{name}: is a link"):
+        open_results(out, {"seed": 0})
+    assert elsewhere.read_text() == "a film of my own"
+
+
+def test_a_video_of_another_name_than_the_objects_is_refused(out):
+    for video in ("videos/a.mp4", "metrics.json", "x/b.mp4"):
+        object_file(out, "b").write_text(json.dumps(object_of("b") | {"video": video}))
+        with pytest.raises(UserError, match=r"b\.json: is not what this evaluation wrote of 'b'"):
+            read_objects(out, ["a", "b"])
 
 
 def test_a_settings_file_that_holds_no_settings_is_refused_by_name(out):
