@@ -10,7 +10,7 @@ from pydantic import ConfigDict, field_validator
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from models.svd import load_part, load_scheduler, load_unet, save_layout
-from training.checkpoint import META
+from training.checkpoint import META, checksums
 from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation, trained_from
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
@@ -63,7 +63,8 @@ def export(cfg: ExportConfig) -> None:
     with new_folder(out) as unfinished:
         pipeline.save_pretrained(unfinished, max_shard_size="10GB")
         save_layout(LAYOUT, unfinished / "unet")
-        (unfinished / RECIPE).write_text(json.dumps(public_recipe(saved, LAYOUT), indent=1) + "\n")
+        recipe = public_recipe(saved, LAYOUT) | {"files": checksums(unfinished)}
+        (unfinished / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     print(f"{cfg.export.out}: step {saved.recipe['step']}, {saved.weights} weights")
 

@@ -1,4 +1,4 @@
-"""What meta.json says of a checkpoint. Whoever wrote it, it is read by this schema, so that nothing else is trusted."""
+"""What meta.json says of a checkpoint. Anyone may have written it, so it is read by this schema, and nothing else is trusted."""
 
 from typing import Annotated
 

@@ -1,22 +1,26 @@
 """A trained model to use: the newest checkpoint of a run, one checkpoint, or an exported folder, with how it was trained."""
 
 import json
+import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from accelerate import Accelerator
 from pydantic import Field, ValidationError
 
-from models.svd import Base, Svd, find_parts, load_svd
-from training.checkpoint import META, checkpoints, open_checkpoint, read_meta
+from models.svd import PARTS, Base, Svd, find_parts, load_svd
+from training.checkpoint import META, checkpoints, open_checkpoint, read_meta, verify
 from training.masters import lend_unet
+from training.meta import Sha256
 from utils.config import Section
 from utils.errors import UserError
-from utils.reading import Saved, read_json
+from utils.reading import InsidePath, Saved, read_json
 from utils.schemas import DataSettings, ModelSettings, NoiseSettings, SourceSettings
 
 RECIPE = "svd_mv_recipe.json"  # in an exported folder: what meta.json is in a checkpoint
+log = logging.getLogger("svd_mv")
 
 
 class _Recipe(Saved):
@@ -26,6 +30,7 @@ class _Recipe(Saved):
     samples: int = Field(0, ge=0)
     versions: dict[str, str] = Field(default_factory=dict)
     object_fill: float | None = Field(None, gt=0, le=1)
+    files: Annotated[dict[InsidePath, Sha256], Field(min_length=1)] | None = None  # earlier versions wrote none
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,46 @@ def find_saved_model(source: SourceSettings) -> SavedModel:
 
 
 def find_base(model: ModelSettings, config_only: bool = False) -> Base:
-    """Find `model.base`: a hub id, a folder in the diffusers layout, or a checkpoint, whose UNet is verified.
+    """Find `model.base`: a hub id, a folder in the diffusers layout, or a checkpoint. Ours are verified.
 
     With `config_only` nothing but the UNet's config is downloaded or looked at.
     """
     folder = Path(model.base)
     if not (folder / META).is_file():
-        return find_parts(model, config_only)
-    if not config_only:
-        open_checkpoint(folder, "unet")
+        return find_parts(model, config_only) if config_only else _find_verified(model)
     first = trained_from(folder)
-    origin = {"base": first.base, "revision": first.revision, "variant": first.variant}
-    return replace(find_parts(model.model_copy(update=origin), config_only), unet=folder / "unet")
+    origin = model.model_copy(update={"base": first.base, "revision": first.revision, "variant": first.variant})
+    if config_only:
+        return replace(find_parts(origin, config_only), unet=folder / "unet")
+    open_checkpoint(folder, "unet")
+    return replace(_find_verified(origin), unet=folder / "unet")
+
+
+def _find_verified(model: ModelSettings) -> Base:
+    """Find `model.base`, which is no checkpoint. If it is a folder that we exported, its files are those that were written."""
+    base = find_parts(model)
+    if (base.rest / RECIPE).is_file():
+        _verify_export(base.rest, read_json(base.rest / RECIPE, _Recipe).files)
+    return base
+
+
+def _verify_export(folder: Path, files: dict[str, str] | None) -> None:
+    """Raise UserError if a part of an exported model is not what was written."""
+    if files is None:
+        if os.environ.get("RANK", "0") == "0":
+            log.warning(f"{folder} was exported by an earlier version, without checksums: its weights are not verified")
+        return
+    for part in (*PARTS, "feature_extractor"):
+        if (folder / part).is_dir():
+            verify(folder, files, part, _damaged_export)
+
+
+def _damaged_export(folder: Path, why: str) -> UserError:
+    return UserError(f"{folder} is damaged: {why}; export it again")
 
 
 def trained_from(checkpoint: Path) -> ModelSettings:
-    """The settings of the first model behind a checkpoint, through all checkpoints that served as bases in between.
+    """Return the settings of the first model behind a checkpoint, through all checkpoints that served as bases in between.
 
     Raises UserError if that goes round in a circle.
     """
@@ -95,7 +124,7 @@ def _from_checkpoint(folder: Path, source: SourceSettings) -> SavedModel:
     first = trained_from(folder)
     if source.base:
         first = first.model_copy(update={"base": source.base, "revision": None, "variant": None})
-    base = replace(find_parts(first), unet=folder / part)
+    base = replace(_find_verified(first), unet=folder / part)
     return _saved_model(folder, base, model, recipe, source.weights)
 
 
@@ -107,7 +136,7 @@ def _from_export(folder: Path, source: SourceSettings) -> SavedModel:
         raise UserError(f"base: {folder} has its own VAE and CLIP; leave base out")
     here = {"base": str(folder), "revision": None, "variant": None}
     model = _section(ModelSettings, recipe, "model", folder).model_copy(update=here)
-    return _saved_model(folder, find_parts(model), model, recipe, recipe["weights"])
+    return _saved_model(folder, _find_verified(model), model, recipe, recipe["weights"])
 
 
 def _saved_model(folder: Path, base: Base, model: ModelSettings, recipe: dict, weights: str) -> SavedModel:
@@ -127,7 +156,7 @@ def _section(section: type[Section], recipe: dict, name: str, folder: Path):
 
 
 def require_elevation(saved: SavedModel) -> None:
-    """Raises UserError for a UNet that is not told the elevation: asking it for another one would change nothing."""
+    """Raise UserError for a UNet that is not told the elevation: asking it for another one would change nothing."""
     if "elevation_deg" not in saved.model.added_time_ids:
         ids = ", ".join(saved.model.added_time_ids)
         raise UserError(f"{saved.folder}: its UNet embeds {ids}, not elevation_deg: that is no multi-view model")

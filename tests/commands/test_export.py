@@ -1,9 +1,11 @@
 """Stock diffusers loads and drives an exported folder, and our own commands take it as a base and as a model."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
 import main
+import training.saved_model
 from dataset.inputs import input_view
 from models.edm import denoise
 from models.sampling import sample_orbits
@@ -18,8 +21,9 @@ from models.svd import Base, Svd, find_parts, load_svd, load_unet, save_unet
 from tests.helpers.runs import sign
 from training.checkpoint import load_unet_weights
 from training.launch import launched_accelerator
-from training.saved_model import find_saved_model, load_saved_model
-from utils.schemas import SamplingSettings, SourceSettings
+from training.saved_model import RECIPE, find_base, find_saved_model, load_saved_model
+from utils.errors import UserError
+from utils.schemas import ModelSettings, SamplingSettings, SourceSettings
 from utils.video import to_uint8
 
 ELEVATION = 21.0
@@ -214,8 +218,51 @@ def test_what_is_no_multi_view_svd_is_not_exported(exported, tmp_path, capsys, k
         scheduler.write_text(scheduler.read_text().replace("v_prediction", "epsilon"))
     else:
         scheduler.write_text("{")
+    sign(model)
     assert export(model, tmp_path / "out") == 2
     assert fragment in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_flipped_bit_of_an_export_is_seen_by_all_who_use_it(exported, trained_run, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    find_saved_model(SourceSettings(checkpoint=str(model)))
+    dice = Random(0)
+    for path in sorted(model.glob("*/*")):
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged)
+        name = path.relative_to(model)
+        for use in (
+            lambda: find_saved_model(SourceSettings(checkpoint=str(model))),
+            lambda: find_saved_model(SourceSettings(checkpoint=str(trained_run), base=str(model))),
+            lambda: find_base(ModelSettings(base=str(model))),
+        ):
+            with pytest.raises(UserError, match=f"{name} is not what was saved .*export it again"):
+                use()
+        path.write_bytes(whole)
+    (model / "README.md").write_text("a better card")
+    find_base(ModelSettings(base=str(model)))
+    (model / "vae/model.bin").touch()
+    with pytest.raises(UserError, match=r"vae/model\.bin was not saved with it"):
+        find_base(ModelSettings(base=str(model)))
+
+
+def test_an_export_without_checksums_is_used_and_said_so_once(exported, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(training.saved_model, "log", logging.getLogger("of this test"))
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    recipe = json.loads((model / RECIPE).read_text())
+    for files, used in ((None, True), ({}, False), ({"unet/config.json": "0" * 64}, False)):
+        (model / RECIPE).write_text(json.dumps({**recipe, "files": files}))
+        if used:
+            find_saved_model(SourceSettings(checkpoint=str(model)))
+            [record] = caplog.records
+            assert record.getMessage().startswith(f"{model} was exported by an earlier version, without checksums")
+        else:
+            with pytest.raises(UserError):
+                find_saved_model(SourceSettings(checkpoint=str(model)))
 
 
 def test_what_is_there_already_is_not_overwritten(trained_run, exported, tmp_path, capsys):

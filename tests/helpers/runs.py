@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from training.checkpoint import META, checkpoints, checksums, load_unet_weights
+from training.saved_model import RECIPE
 
 EXACT = (
     "train/loss",
@@ -39,7 +40,8 @@ def update_error(run: Path, expected: Path, which: str = "unet") -> float:
     return (difference / total) ** 0.5
 
 
-def sign(checkpoint: Path) -> None:
-    """Write the present checksums of a checkpoint's files into its meta.json, as if it had been saved like this."""
-    meta = json.loads((checkpoint / META).read_text())
-    (checkpoint / META).write_text(json.dumps(meta | {"files": checksums(checkpoint)}))
+def sign(folder: Path) -> None:
+    """Write the present checksums of the files of a checkpoint or an export into it, as if it had been saved like this."""
+    path = folder / (META if (folder / META).exists() else RECIPE)
+    files = {name: digest for name, digest in checksums(folder).items() if name not in (RECIPE, "README.md")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
