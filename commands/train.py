@@ -42,6 +42,7 @@ def train(cfg: TrainConfig) -> None:
     accelerator = make_accelerator(cfg.train, cfg.optim)
     with open_run(cfg.run, accelerator) as folder, explain_out_of_memory():
         train_in(folder, cfg, accelerator)
+    accelerator.end_training()  # after a crash the process ends without waiting for the others
 
 
 def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:

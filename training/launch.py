@@ -31,6 +31,7 @@ def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
     accelerator = launched_accelerator(gradient_accumulation_steps=train.grad_accum_steps)
     if is_deepspeed(accelerator):
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        refuse_unsafe_switches(settings)
         settings["gradient_clipping"] = optim.max_grad_norm
         settings["gradient_accumulation_steps"] = train.grad_accum_steps
         settings["train_micro_batch_size_per_gpu"] = train.batch_size
@@ -38,6 +39,24 @@ def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
         # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
         settings["zero_force_ds_cpu_optimizer"] = False
     return accelerator
+
+
+# Switches of a DeepSpeed config that only one value is safe of, and why. In 0.19.8 ZeRO-2 looks at a bf16 gradient, and at its
+# norm, only where check_grad_overflow is true: without it the weights are changed by what is not finite. ZeRO-3 always looks.
+SAFE_SWITCHES = {
+    ("bf16", "check_grad_overflow"): (True, "a gradient that is not finite would change the weights"),
+    ("bfloat16", "check_grad_overflow"): (True, "a gradient that is not finite would change the weights"),
+    ("zero_optimization", "compute_grad_norm"): (True, "the gradient could not be clipped or checked"),
+    ("zero_optimization", "elastic_checkpoint"): (False, "its checkpoints have another form, which is not read here"),
+}
+
+
+def refuse_unsafe_switches(deepspeed_config: dict) -> None:
+    """Raise UserError for a switch of the launch file's DeepSpeed config that would break a promise of a run."""
+    for (section, key), (safe, why) in SAFE_SWITCHES.items():
+        keys = deepspeed_config.get(section)
+        if isinstance(keys, dict) and keys.get(key, safe) is not safe:
+            raise UserError(f"{section}.{key} of the DeepSpeed config must be {str(safe).lower()}: {why}")
 
 
 def launched_accelerator(**settings) -> Accelerator:
@@ -82,7 +101,7 @@ def grow_segments() -> None:
 
 
 def engine(accelerator: Accelerator) -> dict:
-    """How the optimizer's state is cut: one process and DDP keep the same whole state, ZeRO a part per process."""
+    """Say how the optimizer's state is divided: one process and DDP keep the same whole state, ZeRO a part per process."""
     stage = accelerator.state.deepspeed_plugin.zero_stage if is_deepspeed(accelerator) else None
     return {"type": "plain" if stage is None else f"ZeRO-{stage}", "num_processes": accelerator.num_processes}
 
@@ -96,9 +115,9 @@ def describe_launch(accelerator: Accelerator) -> str:
 
 
 def any_rank(accelerator: Accelerator, *flags: bool | Tensor) -> list[bool]:
-    """For each flag, whether it is true on any rank: one small all-reduce and one wait for the device, so that all decide alike.
+    """Return, for each flag, whether it is true on any rank, so that all ranks decide alike. Collective.
 
-    A flag may be a tensor on the device, which nobody has to wait for before.
+    It takes one small all-reduce and one wait for the device. A flag may be a tensor on the device.
     """
     device = accelerator.device
     counts = [
@@ -130,5 +149,5 @@ def from_first_rank(accelerator: Accelerator, compute: Callable[[], T]) -> T:
 
 
 def hide_bar(accelerator: Accelerator) -> bool:
-    """Whether a progress bar would disturb: on all ranks but the first, and where nobody looks at a terminal."""
+    """Return whether a progress bar would disturb: on all ranks but the first, and where nobody looks at a terminal."""
     return not (accelerator.is_main_process and sys.stderr.isatty())
