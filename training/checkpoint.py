@@ -10,7 +10,7 @@ import os
 import pickle
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -85,24 +85,26 @@ def damaged(checkpoint: Path, why: str) -> UserError:
     return UserError(f"{checkpoint} is damaged: {why}; {way_on}")
 
 
-def verify(checkpoint: Path, files: dict[str, str], part: str = "") -> None:
-    """Compare the files of `part`, or all files, with their checksums. Raises UserError naming the first that differs.
+def verify(
+    folder: Path, files: dict[str, str], part: str = "", error: Callable[[Path, str], UserError] = damaged
+) -> None:
+    """Compare the files of `part`, or all files, with their checksums. Raises `error` naming the first that differs.
 
-    A file that was not saved with the checkpoint is refused too: the libraries would load it as weights.
+    A file that was not saved with the others is refused too: the libraries would load it as weights.
     """
     prefix = f"{part}/" if part else ""
     expected = {name: digest for name, digest in files.items() if name.startswith(prefix)}
-    found = {prefix + name: digest for name, digest in checksums(checkpoint / part).items()}
+    found = {prefix + name: digest for name, digest in checksums(folder / part).items()}
     if not expected:
-        raise damaged(checkpoint, f"{META} names no file of {part}")
+        raise error(folder, f"no file of {part} is listed")
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise damaged(checkpoint, f"{name} is missing")
+            raise error(folder, f"{name} is missing")
         if name not in expected:
             if _is_read(name):
-                raise damaged(checkpoint, f"{name} was not saved with it")
+                raise error(folder, f"{name} was not saved with it")
         elif found[name] != expected[name]:
-            raise damaged(checkpoint, f"{name} is not what was saved (its checksum differs)")
+            raise error(folder, f"{name} is not what was saved (its checksum differs)")
 
 
 def _is_read(name: str) -> bool:
