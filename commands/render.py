@@ -1,4 +1,4 @@
-"""`main.py render`: 3D assets -> orbits, their cameras, and the jsonl line that `train` reads.
+"""`main.py render`: renders 3D assets as orbits, with their cameras and the jsonl lines that `train` reads.
 
 Many processes may share the work, and each may be killed at any time.
 """

@@ -142,7 +142,7 @@ def load_start(model: ModelSettings, resume: Resume, accelerator: Accelerator) -
 def encode(
     orbits: OrbitBatch, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
-    """Pixels -> scaled latents (B F 4 h w), their conditioning with its dropout, and the samples' random numbers."""
+    """Turn a batch into scaled latents (B F 4 h w), their conditioning after dropout, and the random numbers of its samples."""
     pixels = orbits.pixels.to(device, non_blocking=True)  # B F 3 H W
     elevation_deg = orbits.elevation_deg.to(device, non_blocking=True)
     latents = encoders.latents(pixels)

@@ -11,16 +11,16 @@ from torch import Tensor
 from utils.errors import UserError
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower; may reach outside the image
-MAX_SIDE_PX = 8192  # of a square: a view of 20000 x 1 pixels would become one of 1.6 GB
+MAX_SIDE_PX = 8192  # of a square; a view of 20000 x 1 pixels would take 1.6 GB
 
 
 def square_box(size: tuple[int, int]) -> Box:
-    """The smallest square around a whole image of `size` = (width, height), centred. It may reach outside the image."""
+    """Return the smallest square around a whole image of `size` = (width, height). It may reach outside the image."""
     return _square_around((0, 0, *size), max(size))
 
 
 def object_box(alphas: list[Image.Image], fill: float) -> Box:
-    """One square for all views of an orbit: it is centred on what any of them shows, which fills `fill` of its side."""
+    """Return one square for all views of an orbit. What any of them shows is in its middle and fills `fill` of its side."""
     boxes = [box for alpha in alphas if (box := alpha.getbbox())]
     if not boxes:
         return square_box(alphas[0].size)
@@ -41,7 +41,7 @@ def _square_around(box: Box, side: int) -> Box:
 
 
 def to_view(image: Image.Image, box: Box, size_px: int, background: Tensor) -> Tensor:
-    """Crop 8-bit RGBA to a square box, composite it on `background` (3, in [0, 1]), resize it -> 3 size_px size_px in [-1, 1].
+    """Crop 8-bit RGBA to a square box, composite it on `background` (3, in [0, 1]), resize it: 3 size_px size_px in [-1, 1].
 
     It is composited before it is resized, so that the colour of transparent pixels cannot bleed in.
     """

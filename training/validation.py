@@ -26,7 +26,7 @@ from utils.randomness import generator
 from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, ValidationSettings
 
-# Fixed, as the noise that follows from SEED: the validation loss compares between steps and between runs.
+# These and the noise are fixed, so that the validation loss is comparable between steps and between runs.
 LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)
 SEED = 0
 DONE = "metrics.json"  # written last: it says that a validation is done
@@ -46,7 +46,7 @@ def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Validation:
-    """What training calls every N steps, with weights that it does not own."""
+    """Validates when training calls it. It owns no weights."""
 
     folder: Path  # of the run
     records: Records  # held out
@@ -77,7 +77,7 @@ class Validation:
     def validate_orbits(self, folder: Path, state: TrainState) -> list[dict]:
         """Return a row of numbers for each held-out record of this rank's share, and write its video to `folder`. Collective.
 
-        The losses are those of the weights as they are and of their average; everything else is the average's.
+        `loss_raw` is measured with the weights as they are, everything else with their average.
         """
         accelerator = state.accelerator
         count = min(self.settings.num_records, len(self.records))

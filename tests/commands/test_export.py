@@ -56,8 +56,7 @@ def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_sampler
     state = random.get_state()
     cond_noise = torch.randn(view.shape, generator=random)  # the pipeline's first draw
     noise = torch.randn(1, 21, 4, 4, 4, generator=random)
-    ids = torch.tensor([ELEVATION]), torch.tensor([strength])
-    cond = svd.encoders.condition(view, *ids, cond_noise)
+    cond = svd.encoders.condition(view, torch.tensor([ELEVATION]), torch.tensor([strength]), cond_noise)
     views = sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, noise, sampling)[0]
     ours = views / 2 + 0.5
     pipeline = StableVideoDiffusionPipeline.from_pretrained(exported)
@@ -103,7 +102,8 @@ def test_a_model_of_any_layout_computes_the_same_after_its_export(trained_run, l
     sign(checkpoint)
     assert export(checkpoint, tmp_path / "out") == 0
     stock = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out").unet
-    noised, sigma = torch.randn(1, 3, 4, 4, 4, generator=random), torch.tensor([2.0])
+    noised = torch.randn(1, 3, 4, 4, 4, generator=random)
+    sigma = torch.tensor([2.0])
     cond = svd.encoders.condition(
         torch.zeros(1, 3, 32, 32), torch.tensor([9.0]), torch.tensor([0.1]), torch.zeros(1, 3, 32, 32)
     )
@@ -211,7 +211,8 @@ def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
 def test_what_is_no_multi_view_svd_is_not_exported(exported, tmp_path, capsys, kind, fragment):
     model = tmp_path / "model"
     shutil.copytree(exported, model)
-    scheduler, recipe = model / "scheduler/scheduler_config.json", model / "svd_mv_recipe.json"
+    scheduler = model / "scheduler/scheduler_config.json"
+    recipe = model / "svd_mv_recipe.json"
     if kind == "stock":
         recipe.write_text(recipe.read_text().replace('"elevation_deg"', '"motion_bucket_id"'))
     elif kind == "epsilon":
