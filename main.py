@@ -17,6 +17,10 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
         "utils.schemas_render.RenderConfig",
         "3D assets -> orbits to train on: main.py render CONFIG.yaml render.assets=FOLDER render.out=FOLDER",
     ),
+    "cache": (
+        "utils.schemas.CacheConfig",
+        "encode all training views once: main.py cache CONFIG.yaml cache.out=FOLDER, then train with data.cache=FOLDER",
+    ),
     "sample": (
         "utils.schemas.SampleConfig",
         "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",

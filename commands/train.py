@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from dataset.order import Share
 from dataset.records import Records
-from dataset.views import OrbitBatch, OrbitViews, measure_object_fill
+from dataset.views import OrbitBatch
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.objective import Draws, denoising_loss, draw
 from models.svd import Svd, choose_trainable, load_svd
 from training.checkpoint import save_checkpoint
+from training.feeding import open_views
 from training.finite import StepCheck
 from training.launch import Accelerator, hide_bar, make_accelerator
 from training.loading import load_batches, timed_next
@@ -50,6 +51,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     records = Records(cfg.data.meta, cfg.data.num_frames)
     held_out = Records(cfg.validation.meta, cfg.data.num_frames)
+    views = open_views(records, cfg, accelerator)
     last_step = cfg.train.max_steps
     resume = find_resume(folder, cfg, accelerator)
     if resume.finished(last_step):
@@ -68,12 +70,11 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
         validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
-        object_fill = measure_object_fill(records, cfg.data) if is_first else None
+        object_fill = views.measure_object_fill() if is_first else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
         )
         numbers = share.micro_batches(resume.samples, last_step - resume.step)
-        views = OrbitViews(records, cfg.data, cfg.run.seed)
         batches = exits.enter_context(load_batches(views, numbers, cfg.data.num_workers))
         meter = Meter(resume.window, cfg.noise.P_mean, cfg.noise.P_std)
         log.info(f"{len(records)} records, {share.global_batch} orbits a step, {resume.step} -> {last_step} steps")
@@ -142,13 +143,21 @@ def load_start(model: ModelSettings, resume: Resume, accelerator: Accelerator) -
 def encode(
     orbits: OrbitBatch, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
-    """Turn a batch into scaled latents (B F 4 h w), their conditioning after dropout, and the random numbers of its samples."""
+    """Return scaled latents (B F 4 h w), their conditioning with its dropout, and the random numbers of the samples."""
     pixels = orbits.pixels.to(device, non_blocking=True)  # B F 3 H W
     elevation_deg = orbits.elevation_deg.to(device, non_blocking=True)
-    latents = encoders.latents(pixels)
-    draws = draw(seed, orbits.n, noise, latents.shape[1:], pixels.shape[2:]).to(device)
-    cond = encoders.condition(pixels[:, 0], elevation_deg, draws.noise_aug_strength, draws.cond_noise)
-    return latents, drop_conditions(cond, draws.dropped), draws
+    if orbits.latents is None:
+        modes = encoders.modes(pixels)
+        image_embeds = encoders.image_embeds(pixels[:, 0])
+    else:
+        modes = orbits.latents.to(device, non_blocking=True)
+        image_embeds = orbits.image_embeds.to(device, non_blocking=True)[:, None]
+    draws = draw(seed, orbits.n, noise, modes.shape[1:], pixels.shape[2:]).to(device)
+    cond_mode = modes[:, 0]  # from a cache, where the noise is too weak to be seen
+    if pixels.shape[1]:
+        cond_mode = encoders.noised_mode(pixels[:, 0], draws.noise_aug_strength, draws.cond_noise)
+    cond = encoders.condition_encoded(cond_mode, image_embeds, elevation_deg, draws.noise_aug_strength)
+    return encoders.scaled(modes), drop_conditions(cond, draws.dropped), draws
 
 
 def log_progress(step: int, lr: float, window: Window, trackers: Trackers, bar: tqdm, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.images import Box, check_side, object_box, square_box, to_view
+from dataset.latents import LatentCache
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records, evenly_spread
 from utils.errors import UserError
@@ -32,29 +33,39 @@ class Orbit:
 
 @dataclass(frozen=True)
 class Sample(Orbit):
-    """An orbit of the training."""
+    """An orbit of the training. From a cache come latents, and of the pixels only the input view (1 3 H W) or none (0 3 H W)."""
 
     n: int  # the sample's number
+    latents: Tensor | None = None  # F 4 h w: the VAE's mode, not scaled
+    image_embeds: Tensor | None = None  # C: CLIP of the input view
 
 
 @dataclass(frozen=True)
 class OrbitBatch:
-    pixels: Tensor  # B F 3 H W in [-1, 1]
+    pixels: Tensor  # B F 3 H W in [-1, 1]; from a cache B 1 3 H W or B 0 3 H W
     elevation_deg: Tensor  # B, fp32
     n: list[int]
     places: list[str]
+    latents: Tensor | None = None  # B F 4 h w from a cache
+    image_embeds: Tensor | None = None  # B C from a cache
 
     def pin_memory(self) -> "OrbitBatch":
         """A copy in page-locked memory, from which a GPU is fed without waiting. DataLoader(pin_memory=True) calls this."""
-        return replace(self, pixels=self.pixels.pin_memory(), elevation_deg=self.elevation_deg.pin_memory())
+        pinned = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **pinned)
 
 
 def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> Orbit:
     """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
+    pixels, _ = load_views(record, data, start, background)
+    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), record.place)
+
+
+def load_views(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> tuple[Tensor, Box]:
+    """F 3 H W in [-1, 1], and the square that they were cropped to. Raises UserError with the image's path."""
     images = _open_views(record, data, start, data.num_frames)
     box = _shared_box(images, data, record.place)
-    pixels = torch.stack([to_view(image, box, data.size_px, background) for image in images])
-    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), record.place)
+    return torch.stack([to_view(image, box, data.size_px, background) for image in images]), box
 
 
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
@@ -111,6 +122,13 @@ def try_images(records: Records, root: str, num_records: int = 32) -> None:
                 raise UserError(f"{record.place}: {error}") from None
 
 
+def draw_view(seed: int, n: int, num_views: int) -> tuple[int, Tensor]:
+    """Where the orbit of sample n starts, and 3 uniform numbers in [0, 1): its colour, where the background is random."""
+    random = generator(seed, n, "view")
+    start = int(torch.randint(num_views, (), generator=random))
+    return start, torch.rand(3, generator=random)
+
+
 class OrbitViews(Dataset):
     """The training samples: `views[n]` is sample number n, for any n >= 0. All that is random in it follows from (seed, n)."""
 
@@ -121,17 +139,47 @@ class OrbitViews(Dataset):
 
     def __getitem__(self, n: int) -> Sample:
         record = self.records[record_index(self.seed, n, len(self.records))]
-        random = generator(self.seed, n, "view")
-        start = int(torch.randint(len(record.image_paths), (), generator=random))
-        colour = torch.rand(3, generator=random)
+        start, colour = draw_view(self.seed, n, len(record.image_paths))
         orbit = load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE)
         return Sample(**vars(orbit), n=n)
 
+    def measure_object_fill(self) -> float | None:
+        return measure_object_fill(self.records, self.data)
+
+
+class CachedViews(Dataset):
+    """The same samples from a cache. Of a random background, sample n gets one of those that its record was encoded with."""
+
+    def __init__(self, records: Records, data: DataSettings, seed: int, cache: LatentCache, with_input_view: bool):
+        self.records = records
+        self.data = data
+        self.seed = seed
+        self.cache = cache
+        self.with_input_view = with_input_view  # whether the input view itself is needed, to be noised
+
+    def __getitem__(self, n: int) -> Sample:
+        index = record_index(self.seed, n, len(self.records))
+        record = self.records[index]
+        start, colour = draw_view(self.seed, n, len(record.image_paths))
+        views = self.cache.views(index, record, start, choice=float(colour[0]))
+        pixels = torch.empty(0, 3, self.data.size_px, self.data.size_px)
+        if self.with_input_view:
+            image = open_rgba(Path(self.data.root, record.image_paths[start]))
+            pixels = to_view(image, views.box, self.data.size_px, views.background)[None]
+        elevation_deg = torch.tensor(record.elevations_deg[start])
+        return Sample(pixels, elevation_deg, record.place, n, views.latents, views.image_embeds)
+
+    def measure_object_fill(self) -> float | None:
+        return self.cache.index.object_fill
+
 
 def collate(samples: list[Sample]) -> OrbitBatch:
+    cached = samples[0].latents is not None
     return OrbitBatch(
         torch.stack([sample.pixels for sample in samples]),
         torch.stack([sample.elevation_deg for sample in samples]),
         [sample.n for sample in samples],
         [sample.place for sample in samples],
+        torch.stack([sample.latents for sample in samples]) if cached else None,
+        torch.stack([sample.image_embeds for sample in samples]) if cached else None,
     )

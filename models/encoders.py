@@ -59,10 +59,17 @@ class Encoders:
 
     @torch.no_grad()
     @tf32_matmuls()
-    def latents(self, pixels: Tensor) -> Tensor:
-        """Encode B F 3 H W as B F 4 h w: the VAE's mode times its scaling_factor, `encode_chunk` views at a time."""
+    def modes(self, pixels: Tensor) -> Tensor:
+        """Encode B F 3 H W as B F 4 h w: the VAE's mode, `encode_chunk` views at a time."""
         modes = torch.cat([self._mode(views) for views in pixels.flatten(0, 1).split(self.encode_chunk)])
-        return modes.unflatten(0, pixels.shape[:2]) * self.vae.config.scaling_factor
+        return modes.unflatten(0, pixels.shape[:2])
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Encode B F 3 H W as what the UNet denoises: the VAE's mode times its scaling_factor, B F 4 h w."""
+        return self.scaled(self.modes(pixels))
+
+    def scaled(self, modes: Tensor) -> Tensor:
+        return modes * self.vae.config.scaling_factor
 
     def _mode(self, views: Tensor) -> Tensor:
         """Encode N 3 H W as N 4 h w, not scaled."""
@@ -84,16 +91,23 @@ class Encoders:
 
     @torch.no_grad()
     @tf32_matmuls()
+    def noised_mode(self, view: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor) -> Tensor:
+        """Encode input views (B 3 H W) with strength x `cond_noise` added: the VAE's mode, B 4 h w, not scaled."""
+        return self._mode(view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise)
+
     def condition(
         self, view: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor
     ) -> Conditioning:
         """Return the conditioning of input views (B 3 H W). Only the VAE sees them with strength x `cond_noise` added."""
-        noised_view = view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise
-        return Conditioning(
-            latents=self._mode(noised_view),  # not scaled, as in SVD's own training
-            image_embeds=self.image_embeds(view),
-            added_time_ids=added_time_ids(self.layout, elevation_deg, noise_aug_strength),
-        )
+        mode = self.noised_mode(view, noise_aug_strength, cond_noise)
+        return self.condition_encoded(mode, self.image_embeds(view), elevation_deg, noise_aug_strength)
+
+    def condition_encoded(
+        self, mode: Tensor, image_embeds: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor
+    ) -> Conditioning:
+        """Return the conditioning of encoded input views: their mode is not scaled (B 4 h w), as in SVD's own training."""
+        ids = added_time_ids(self.layout, elevation_deg, noise_aug_strength)
+        return Conditioning(mode, image_embeds, ids)
 
     @torch.no_grad()
     @tf32_matmuls()

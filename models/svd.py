@@ -1,5 +1,6 @@
 """The parts of SVD: finding, loading and saving them in the diffusers layout, and choosing what is trained."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -95,16 +96,31 @@ def load_svd(base: Base, model: ModelSettings) -> Svd:
 
     The UNet is remapped to `model.added_time_ids` and alone is trainable. Raises UserError.
     """
-    folder = base.rest
     unet = load_unet(base, model)
+    scheduler = load_scheduler(base.rest).config
+    return Svd(unet, load_encoders(base, model), (scheduler.sigma_min, scheduler.sigma_max))
+
+
+def load_encoders(base: Base, model: ModelSettings) -> Encoders:
+    """Load the frozen VAE and CLIP alone. What encodes is in `model.encoder_dtype`, the decoder in fp32. Raises UserError."""
+    folder = base.rest
     vae = load_part(AutoencoderKLTemporalDecoder, folder, "vae", base.variant).requires_grad_(False).eval()
     image_encoder = (
         load_part(CLIPVisionModelWithProjection, folder, "image_encoder", base.variant).requires_grad_(False).eval()
     )
-    scheduler = load_scheduler(folder).config
     encoders = Encoders(vae, image_encoder, model.added_time_ids, model.encode_chunk)
-    encoders = encoders.computing_in(ENCODER_DTYPES[model.encoder_dtype])
-    return Svd(unet, encoders, (scheduler.sigma_min, scheduler.sigma_max))
+    return encoders.computing_in(ENCODER_DTYPES[model.encoder_dtype])
+
+
+def weights_digest(base: Base, part: str) -> str:
+    """Return the SHA-256 of the weight files of a part, as they lie on the disk: of vae 0.4 GB, of image_encoder 2.5 GB in fp32."""
+    digest = hashlib.sha256()
+    for path in sorted((base.rest / part).glob("*.safetensors")):
+        variant = path.stem.partition(".")[2].partition("-")[0]  # model.fp16-00001-of-00002.safetensors is of fp16
+        if variant == (base.variant or ""):
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:

@@ -46,6 +46,9 @@ class DataSettings(Section):
         "fraction",
     )
     num_workers: int = key(4, "processes that load data, for each training process", "processes", ge=0, le=256)
+    cache: str | None = key(
+        None, "what `main.py cache` wrote for these data and this model: views are not encoded in the step", "folder"
+    )
 
 
 class ModelSettings(Section):
@@ -224,6 +227,19 @@ class TrainConfig(Section):
         if unknown:
             raise ValueError(f"run.allow_changed: no key of model, noise or run.seed is called {', '.join(unknown)}")
         return self
+
+
+class CacheSettings(Section):
+    out: str = key(..., "where the latents go; an interrupted encoding goes on there", "folder")
+    dtype: Literal["fp16", "fp32"] = key("fp16", "how latents and embeddings are stored")
+    num_backgrounds: int = key(
+        4, "colours behind every record's views, where data.background is random", "colours", ge=1, le=64
+    )
+    orbits_per_shard: int = key(128, "records in one file", "records", ge=1, le=10_000)
+
+
+class CacheConfig(TrainConfig):
+    cache: CacheSettings
 
 
 class TinyBaseSettings(Section):

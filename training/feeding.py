@@ -1,0 +1,52 @@
+"""Where training takes its samples from: the images, or a cache of latents that was made for just this run."""
+
+import logging
+import math
+
+from dataset.latents import LatentCache
+from dataset.records import Records
+from dataset.views import CachedViews, OrbitViews
+from models.svd import Base, weights_digest
+from training.launch import Accelerator, from_first_rank
+from training.saved_model import find_base
+from utils.schemas import DataSettings, NoiseSettings, TrainConfig
+
+PREPROCESSING = 1  # goes up when the same image gives other pixels, or the same pixels another latent or embedding
+FAINT = (
+    1e-4  # a noise of at most this strength is far below a step of 8 bits (8e-3): nobody can tell the two latents apart
+)
+
+log = logging.getLogger("svd_mv")
+
+
+def fingerprint(base: Base, data: DataSettings) -> dict:
+    """All that latents and embeddings of a view follow from, beside its image."""
+    return {
+        "VAE": weights_digest(base, "vae"),
+        "CLIP": weights_digest(base, "image_encoder"),
+        "preprocessing": PREPROCESSING,
+        "data.num_frames": data.num_frames,
+        "data.size_px": data.size_px,
+        "data.object_fill": data.object_fill,
+        "data.background": data.background,
+    }
+
+
+def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
+    """Raises UserError if the cache is not complete, or was made for another run."""
+    return LatentCache(cfg.data.cache, fingerprint(find_base(cfg.model), cfg.data), num_records)
+
+
+def open_views(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:
+    """The training samples. Collective. Raises UserError if `data.cache` does not fit."""
+    if cfg.data.cache is None:
+        return OrbitViews(records, cfg.data, cfg.run.seed)
+    cache = from_first_rank(accelerator, lambda: open_cache(cfg, len(records)))
+    noised = noises_input_view(cfg.noise)
+    log.info(f"latents from {cfg.data.cache}" + ("; the input view is read, noised and encoded" if noised else ""))
+    return CachedViews(records, cfg.data, cfg.run.seed, cache, with_input_view=noised)
+
+
+def noises_input_view(noise: NoiseSettings) -> bool:
+    """Whether the input view's noise can be seen, so that its latent cannot come from a cache."""
+    return noise.cond_P_std > 0 or math.exp(noise.cond_P_mean) > FAINT
