@@ -6,7 +6,7 @@ from pathlib import Path
 from main import COMMANDS, schema_of
 from utils.config import Key, Section, keys_of
 from utils.files import write_atomically
-from utils.schemas import ConfigurationConfig
+from utils.schemas import ConfigurationConfig, TrainConfig
 
 INTRODUCTION = Path(__file__).with_name("configuration_page.md")
 TABLE_HEAD = "| key | type | default | unit | meaning |\n|---|---|---|---|---|"
@@ -28,10 +28,15 @@ def page() -> str:
 
 
 def _part(commands: list[str], schema: type[Section]) -> str:
-    """Return the part on the keys that `commands` share, with a table for each section."""
-    sections = groupby(keys_of(schema), key=lambda key: key.name.partition(".")[0])
-    tables = ["\n".join([TABLE_HEAD, *map(_row, keys)]) for _, keys in sections]
-    return "\n\n".join(["## " + " and ".join(f"`{command}`" for command in commands), *tables])
+    """Return the part on the keys that `commands` share, with a table for each section that `train` has not."""
+    shared = set(keys_of(TrainConfig)) if schema is not TrainConfig and issubclass(schema, TrainConfig) else set()
+    own = [key for key in keys_of(schema) if key not in shared]
+    tables = [
+        "\n".join([TABLE_HEAD, *map(_row, keys)])
+        for _, keys in groupby(own, key=lambda key: key.name.partition(".")[0])
+    ]
+    lines = ["It takes the keys of `train` too."] if shared else []
+    return "\n\n".join(["## " + " and ".join(f"`{command}`" for command in commands), *lines, *tables])
 
 
 def _row(key: Key) -> str:
