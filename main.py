@@ -21,6 +21,10 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
         "utils.schemas.CacheConfig",
         "encode all training views once: main.py cache CONFIG.yaml cache.out=FOLDER, then train with data.cache=FOLDER",
     ),
+    "import_orbits": (
+        "utils.schemas_import.ImportOrbitsConfig",
+        "renders of others -> orbits: main.py import_orbits import_orbits.source=FOLDER import_orbits.out=FOLDER [...]",
+    ),
     "sample": (
         "utils.schemas.SampleConfig",
         "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",

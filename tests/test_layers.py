@@ -23,7 +23,7 @@ ONLY_IN = {  # the heavy packages, and the rooms that may see them
     "diffusers": {"models", "commands"},
     "transformers": {"models", "commands", "evaluation"},
 }
-INSIDE_FUNCTIONS = {"deepspeed", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy"}
+INSIDE_FUNCTIONS = {"deepspeed", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy", "pyarrow"}
 SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 
 

@@ -5,7 +5,7 @@ docs/configuration.md is written from these texts: `python main.py configuration
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from utils.config import Section, dotted_keys, key
 
@@ -15,6 +15,15 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 MAX_STEPS = 9_999_999  # seven digits, as in the names of checkpoints
 MAX_CHUNK = 1024  # views, or orbits, that are computed at a time: beyond any GPU's memory
+
+
+def _a_share_or_a_number(amount: float) -> float:
+    if amount > 1 and amount != int(amount):
+        raise ValueError("must be a share below 1, or a whole number")
+    return amount
+
+
+HeldOut = Annotated[float, Field(gt=0, le=1_000_000_000), AfterValidator(_a_share_or_a_number)]
 
 
 class RunSettings(Section):

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from utils.config import Section, key
-from utils.schemas import Seed
+from utils.schemas import HeldOut, Seed
 
 # The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA. dataset/views.py has the same limit.
 MAX_ORBIT_PIXELS = 21 * 4096**2
@@ -39,12 +39,10 @@ class RenderSettings(Section):
     max_asset_mib: float = key(
         512.0, "an asset that is larger, with its textures, is a failure", "MiB", gt=0, le=1_048_576
     )
-    held_out: float | None = key(
+    held_out: HeldOut | None = key(
         None,
         "orbits whose lines go to svd_meta_held_out.jsonl: a share (0.02) or a number (50), by a hash of the id",
         "0 to 1, or orbits",
-        gt=0,
-        le=1_000_000_000,
     )
     retry_failures: bool = key(False, "render again the objects in failures.jsonl")
     licenses: tuple[str, ...] = key(
@@ -67,13 +65,6 @@ class RenderSettings(Section):
                 f"num_views of size_px are {pixels:,} pixels, and an orbit has at most {MAX_ORBIT_PIXELS:,}"
             )
         return self
-
-    @field_validator("held_out")
-    @classmethod
-    def _a_share_or_a_number(cls, amount: float | None) -> float | None:
-        if amount is not None and amount > 1 and amount != int(amount):
-            raise ValueError("must be a share below 1, or a whole number")
-        return amount
 
 
 class FilterSettings(Section):

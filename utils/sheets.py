@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.errors import one_line
 from utils.images import open_rgba
 
 NUM_VIEWS, TILE_PX = 8, 96
@@ -34,7 +35,7 @@ def tiles(images: Sequence[Path | bytes]) -> np.ndarray:
 
 def label(*texts: str) -> str:
     """Wrap texts so that they fit beside a row."""
-    lines = [line for text in texts for line in textwrap.wrap(text, LABEL_LETTERS)]
+    lines = [line for text in texts for line in textwrap.wrap(one_line(text), LABEL_LETTERS)]
     return "\n".join(lines[:LABEL_LINES])
 
 

@@ -1,0 +1,55 @@
+"""What a source of renders gives, whatever its format: objects, and their views with the cameras that drew them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import one_line
+
+MAX_REASON = 300  # characters
+KINDS = {
+    "unreadable": "its cameras, or the file that holds it, cannot be read",
+    "cameras": "its cameras are mirrored, rolled or upside down, or look past the object",
+    "no ring": "no views stand once around it, at even steps and one elevation",
+    "incomplete": "some views belong to no full ring; its other rings were taken",
+    "images": "a ring lacks an image, or has one that is damaged, opaque or of another size",
+}
+
+
+class Refusal(Exception):
+    """Why an object, or a part of its views, becomes no orbit. `kind` is one of KINDS; the reason is one printable line."""
+
+    def __init__(self, kind: str, reason: str):
+        assert kind in KINDS, kind
+        super().__init__(one_line(reason, MAX_REASON))
+        self.kind = kind
+
+    def line(self) -> dict:
+        """Return it as failures.jsonl has it."""
+        return {"kind": self.kind, "reason": str(self)}
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """Where in the source an object is."""
+
+    id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class SourceView:
+    name: str  # within its object
+    camera_to_world: np.ndarray  # 4 4, OpenGL axes: x right, y up, -z forward
+    fov_deg: float | None  # from left to right; None: the source does not say
+    image: Path | bytes | None  # a file, or what a file in an archive holds; None: there is none
+    path: str | None = None  # of the image, relative to the source, where it can be used in place
+
+
+@dataclass(frozen=True)
+class SourceObject:
+    id: str
+    views: tuple[SourceView, ...]  # in the source's order
+    license: str | None = None
+    damaged: tuple[str, ...] = ()  # why views cannot be read, one reason each; the others may do without them

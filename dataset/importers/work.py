@@ -1,0 +1,133 @@
+"""One object of a source -> the orbits in it, and what was refused, as one line of the journal. Many at a time, in processes."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+
+from dataset.importers.formats import FORMATS
+from dataset.importers.geometry import Angles, measure
+from dataset.importers.images import check_images, extract
+from dataset.importers.rings import explain_left_over, find_rings
+from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView
+from dataset.records import parse_record
+from utils.errors import UserError
+
+OBJECTS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the import of every object needs."""
+
+    source: Path
+    format: str
+    out: Path
+    staging: Path  # a folder in `out`, for what is half written
+    min_views: int
+    needs_alpha: bool
+
+
+def import_all(items: Sequence[SourceItem], task: Task, num_processes: int) -> Iterator[list[dict]]:
+    """Yield the lines of a few objects at a time, in the items' order. One process is ours. Raises BrokenProcessPool."""
+    batches = [items[at : at + OBJECTS_PER_TASK] for at in range(0, len(items), OBJECTS_PER_TASK)]
+    work = partial(import_batch, task=task)
+    if num_processes == 1:
+        yield from map(work, batches)
+        return
+    # Spawned, not forked: our process may have threads.
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), _end_with_parent) as pool:
+        try:
+            yield from pool.map(work, batches)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Leave signals to the parent, and end when it ends, by SIGKILL too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def import_batch(items: Sequence[SourceItem], task: Task) -> list[dict]:
+    return [import_object(item, task) for item in items]
+
+
+def import_object(item: SourceItem, task: Task) -> dict:
+    """Return the object's line: its id, the records of its rings, and what was refused."""
+    records: list[dict] = []
+    failures: list[dict] = []
+    try:
+        found = read_object(item, task)
+        if found.damaged:
+            count = f"{len(found.damaged)} views: " if len(found.damaged) > 1 else ""
+            failures.append(Refusal("unreadable", count + found.damaged[0]).line())
+        cameras = np.stack([view.camera_to_world for view in found.views])
+        names = [view.name for view in found.views]
+        angles = measure(cameras, names)
+        rings = find_rings(angles, task.min_views)
+        for number, ring in enumerate(rings.rings):
+            try:
+                records.append(ring_record(found, ring, angles, f"{item.id}/ring_{number}", task))
+            except Refusal as refusal:
+                failures.append(refusal.line())
+        if rings.left_over or not rings.rings:
+            reason = explain_left_over(rings.left_over, angles, names, task.min_views)
+            failures.append(Refusal("incomplete" if rings.rings else "no ring", reason).line())
+    except Refusal as refusal:
+        failures.append(refusal.line())
+    return {"id": item.id, "records": records, "failures": failures}
+
+
+def read_object(item: SourceItem, task: Task) -> SourceObject:
+    """Raises Refusal."""
+    try:
+        return FORMATS[task.format].read(task.source, item)
+    except UserError as error:
+        raise Refusal("unreadable", str(error)) from None
+    except OSError as error:
+        raise Refusal("unreadable", f"{error.filename or item.path}: {error.strerror}") from None
+
+
+def ring_record(found: SourceObject, ring: Sequence[int], angles: Angles, record_id: str, task: Task) -> dict:
+    """Return a line of svd_meta.jsonl. Images that cannot stay where they are have been written by then. Raises Refusal."""
+    views = [found.views[index] for index in ring]
+    headers = check_images(views, task.needs_alpha)
+    paths = [view.path for view in views]
+    if None in paths:
+        folder = Path("views", record_id)
+        paths = [(folder / name).as_posix() for name in extract(views, headers, task.out / folder, task.staging)]
+    record = {
+        "id": record_id,
+        "image_path": paths,
+        "elevation": [round(float(angles.elevation_deg[index]), 3) for index in ring],
+        "first_azimuth_deg": round(float(angles.azimuth_deg[ring[0]]), 3),
+    } | _about(found, views)
+    try:
+        parse_record(json.dumps(record).encode(), record_id, len(ring))
+    except UserError as error:  # such as a path that leaves its folder, or a name that is no text
+        raise Refusal("unreadable", str(error)) from None
+    return record
+
+
+def _about(found: SourceObject, views: Sequence[SourceView]) -> dict:
+    """Return what the source says beside angles, as far as it does."""
+    about: dict = {}
+    if views[0].fov_deg is not None:
+        about["fov_deg"] = round(views[0].fov_deg, 3)
+    if found.license is not None:
+        about["license"] = found.license
+    return about
