@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from rendering.camera import azimuths_deg
-from rendering.solids import HELD_OUT, elevations_deg, render_view
+from rendering.solid_objects import HELD_OUT, elevations_deg
+from rendering.solids import render_view
 from utils.schemas_render import DummyObjaverseConfig
 from utils.video import contact_sheet
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -24,6 +24,8 @@ from utils.files import user_path
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals
 
+NUM_NAMES = 3  # of files that are left out
+
 
 def render(cfg: RenderConfig) -> int:
     """Returns the exit code: 0, 1 if an asset of this process failed (filtered ones did not), 128 + n after signal n."""
@@ -35,12 +37,13 @@ def render(cfg: RenderConfig) -> int:
     # Whatever hangs, a second signal ends the process at once, as a SIGKILL would; its renderers end with it.
     signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
     with Output(user_path(render.out).absolute(), render.held_out) as output, signals as stop:
-        check_settings(cfg, hdris, output)
+        guest = check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)
-        rendered, failed = output.finished()
-        todo = [asset for asset in mine if asset.id not in rendered and asset.id not in failed]
-        setup = Setup(cfg, command, hdris, source, output)
+        unfinished = output.open_ids((asset.id for asset in mine), guest)
+        todo = [asset for asset in mine if asset.id in unfinished]
+        announce(source.left_out, guest, len(todo))
+        setup = Setup(cfg, command, hdris, source, output, guest)
         started = time.monotonic()
         try:
             results = render_assets(todo, setup, stop.requested)
@@ -54,6 +57,16 @@ def render(cfg: RenderConfig) -> int:
         print_summary(output, mine, counts, time.monotonic() - started, complete)
         _, failed = output.finished()
         return int(bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine))
+
+
+def announce(left_out: Sequence[str], guest: str | None, num_objects: int) -> None:
+    """Say which files are no assets, and what a renderer does in another one's folder."""
+    if left_out:
+        more = ", ..." if len(left_out) > NUM_NAMES else ""
+        names = ", ".join(left_out[:NUM_NAMES])
+        print(f"files left out, for their objects are there in a preferred format: {len(left_out)} ({names}{more})")
+    if guest:
+        print(f"the folder belongs to another renderer: {guest} takes the {num_objects} objects that it refused")
 
 
 def finish(setup: Setup, stop: StopSignals) -> bool:

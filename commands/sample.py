@@ -17,7 +17,7 @@ from dataset.inputs import InputImage, input_view, list_inputs
 from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
 from models.svd import Svd
-from rendering.camera import orbit_cameras
+from rendering.transforms import orbit_transforms, write_transforms
 from training.launch import hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError
@@ -174,7 +174,7 @@ def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settin
     frames = to_uint8(views)
     shown = to_uint8(input_)
     names = [f"{number:03d}.png" for number in range(len(frames))]
-    cameras = orbit_cameras(names, task.image.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
+    transforms = orbit_transforms(names, task.image.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
     check_replaceable(task.folder)  # once more, since sampling takes long
     with new_folder(task.folder) as unfinished:
         for name, frame in zip(names, frames):
@@ -182,6 +182,6 @@ def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settin
         Image.fromarray(shown[0]).save(unfinished / "input.png")
         write_mp4(unfinished / "video.mp4", frames)
         contact_sheet({"input": shown, "sample": frames}).save(unfinished / "sheet.png")
-        (unfinished / "transforms.json").write_text(json.dumps(cameras, indent=1) + "\n")
+        write_transforms(unfinished, transforms)
         files = sorted([*(path.name for path in unfinished.iterdir()), ABOUT])
         (unfinished / ABOUT).write_text(json.dumps(about | {"files": files}, indent=1) + "\n")

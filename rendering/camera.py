@@ -1,4 +1,4 @@
-"""The cameras of an orbit: pure maths, shared by the renderers, the dummy dataset and `sample`.
+"""The cameras of an orbit: pure maths, shared by the renderers, the dummy dataset and transforms.py.
 
 World: z up, the object's bounding box centred on the origin, its farthest vertex at RADIUS. Azimuth 0 is a camera on +x, 90 one
 on +y: counter-clockwise seen from above. A camera has OpenGL axes: x right, y up, -z forward. Pixel (0, 0) covers [0, 1] x
@@ -6,13 +6,11 @@ on +y: counter-clockwise seen from above. A camera has OpenGL axes: x right, y u
 the frame.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from utils.camera import camera_to_world
-
-FOV_DEG, RADIUS, FILL = 33.8, 0.5, 0.9
+FOV_DEG = 33.8
+RADIUS = 0.5
+FILL = 0.9
 
 
 def orbit_distance(fov_deg: float = FOV_DEG, radius: float = RADIUS, fill: float = FILL) -> float:
@@ -34,27 +32,3 @@ def project(points: np.ndarray, to_world: np.ndarray, focal_px: float, size_px: 
     """Project N 3 world points to N 2 pixels, x to the right and y down."""
     seen = (points - to_world[:3, 3]) @ to_world[:3, :3]
     return np.stack([seen[:, 0], -seen[:, 1]], axis=1) / -seen[:, 2:] * focal_px + size_px / 2
-
-
-def orbit_cameras(
-    file_names: Sequence[str],
-    elevation_deg: float,
-    size_px: int,
-    fov_deg: float = FOV_DEG,
-    distance: float | None = None,
-) -> dict:
-    """Return one camera a file, evenly around, in nerfstudio's `transforms.json` form with azimuth and elevation beside each."""
-    distance = orbit_distance(fov_deg) if distance is None else distance
-    focal_px = focal_length_px(size_px, fov_deg)
-    frames = [
-        {
-            "file_path": name,
-            "azimuth_deg": float(azimuth),
-            "elevation_deg": float(elevation_deg),
-            "transform_matrix": camera_to_world(azimuth, elevation_deg, distance).tolist(),
-        }
-        for name, azimuth in zip(file_names, azimuths_deg(len(file_names)))
-    ]
-    centre = size_px / 2
-    lens = {"camera_model": "OPENCV", "w": size_px, "h": size_px, "fl_x": focal_px, "fl_y": focal_px}
-    return lens | {"cx": centre, "cy": centre, "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0, "frames": frames}

@@ -2,8 +2,8 @@
 
 The worker is started as `*command(executable) JOB.json`, once an object, so that a crash, a hang or a leak costs that object only.
 It reads the fields of Job from the file, writes `000.png`, `001.png`, ... (8 bit sRGB, straight alpha, transparent pixels
-black) into `views`, then `result.json` there: {"refused": null}, or {"refused": "reason"} for what this renderer cannot draw. No
-`result.json`, or an exit code other than 0, MACHINE_EXIT_CODE and NOT_STARTED_EXIT_CODE, is a crash.
+black) into `views`, then `result.json` there, a Result. No `result.json`, or an exit code other than 0, MACHINE_EXIT_CODE and
+NOT_STARTED_EXIT_CODE, is a crash.
 """
 
 import json
@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
+from rendering.extent import Placement
 
 # The exit code of a worker that could draw no asset at all; the last line of its stderr says why.
 MACHINE_EXIT_CODE = 2
@@ -28,10 +30,29 @@ class Job:
     num_samples: int  # rays a pixel, or as many as the renderer comes near to
     environment: str  # .npy, float32 H 2H 3: radiance in linear sRGB, see `environment_column`
     device: str  # cpu | gpu, where the renderer has a choice
+    up_axis: str  # y | z: which axis of the asset points up
 
 
-def to_json(job: Job) -> str:
-    return json.dumps(asdict(job))
+@dataclass(frozen=True)
+class Result:
+    """One of the two is given."""
+
+    refused: str | None = None  # why this renderer cannot draw the asset
+    object: Placement | None = None
+
+
+def up_axis(asset: Path, wanted: str) -> str:
+    """Return which axis of a file points up, y or z. glTF says so; of the other formats `auto` takes what is usual."""
+    suffix = asset.suffix.lower()
+    if suffix in (".glb", ".gltf"):
+        return "y"
+    if wanted != "auto":
+        return wanted
+    return "y" if suffix == ".obj" else "z"
+
+
+def to_json(thing: Job | Result) -> str:
+    return json.dumps(asdict(thing))
 
 
 def read_job(path: Path) -> Job:

@@ -171,7 +171,8 @@ def _read_hdr(path: Path) -> np.ndarray:
 
 def _unpack(data: bytes, height: int, width: int) -> np.ndarray:
     """Decode rows, each of which starts with 2, 2 and its width: a count above 128 repeats the next byte, another copies bytes."""
-    pixels, place = bytearray(), 0
+    pixels = bytearray()
+    place = 0
     for row in range(height):
         if data[place : place + 4] != bytes([2, 2, width >> 8, width & 255]):
             raise ValueError

@@ -1,12 +1,11 @@
 """Assets -> orbits: each asset is checked, rendered in a process of its own, filtered and saved with its cameras."""
 
 import io
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -15,17 +14,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from rendering.blender import renderer as blender
-from rendering.camera import FOV_DEG, orbit_cameras
+from rendering.camera import FOV_DEG
 from rendering.failure import Failure
 from rendering.filters import why_rejected
-from rendering.job import Job
+from rendering.job import Job, up_axis
 from rendering.light import environment_for, object_seed
 from rendering.queue.assets import Asset, AssetFolder
+from rendering.queue.locks import INDEX
 from rendering.queue.objaverse import ObjaverseList
-from rendering.queue.output import CAMERAS, INDEX, Output
+from rendering.queue.output import Output
 from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
 from rendering.sheets import strip
+from rendering.transforms import orbit_transforms, write_transforms
 from utils.errors import UserError
 from utils.files import user_path, write_file
 from utils.schemas_render import RenderConfig, RenderSettings
@@ -34,7 +35,8 @@ RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
 SAVE_OPTIONS = {"png": {"compress_level": 6}, "webp": {"lossless": True, "exact": True, "quality": 50, "method": 4}}
 ELEVATION_STREAM = 0  # what is drawn from an object's seed has a number each; light.py has another
 # How an asset's rendering can end, beside the kinds of Failure. ELSEWHERE: another process is at it, or has finished it.
-RENDERED, ELSEWHERE = "rendered", "elsewhere"
+RENDERED = "rendered"
+ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Setup:
     hdris: Sequence[Path] | None
     source: AssetFolder | ObjaverseList
     output: Output
+    guest: str | None = None  # the renderer, if the output belongs to another one
 
 
 def find_renderer(render: RenderSettings) -> ModuleType:
@@ -93,7 +96,7 @@ def render_assets(
 def render_asset(asset: Asset, setup: Setup, stopped: Callable[[], bool]) -> tuple[Asset, str]:
     if stopped():
         raise Stopped
-    with setup.output.claim(asset.id) as folder:
+    with setup.output.claim(asset.id, setup.guest) as folder:
         if folder is None:
             return asset, ELSEWHERE
         line = {"id": asset.id, "source": asset.source}
@@ -102,7 +105,8 @@ def render_asset(asset: Asset, setup: Setup, stopped: Callable[[], bool]) -> tup
         except Failure as failure:
             if failure.kind != "download":
                 elevation_deg = elevation_of(object_seed(asset.id, setup.cfg.render.seed), setup.cfg.render)
-                setup.output.fail(line | {"elevation": elevation_deg}, failure)
+                line |= {"elevation": elevation_deg, "renderer": setup.cfg.render.renderer}
+                setup.output.fail(line, failure)
             tqdm.write(f"{asset.id}: {failure.kind}: {failure.reason}")
             return asset, failure.kind
         setup.output.keep(line | orbit, folder / "orbit")
@@ -111,44 +115,47 @@ def render_asset(asset: Asset, setup: Setup, stopped: Callable[[], bool]) -> tup
 
 def draw_orbit(asset: Asset, folder: Path, setup: Setup, stopped: Callable[[], bool]) -> dict:
     """Write views and cameras to `folder`/orbit, and return the rest of the orbit's jsonl line. Raises Failure."""
-    render, seed = setup.cfg.render, object_seed(asset.id, setup.cfg.render.seed)
+    render = setup.cfg.render
+    seed = object_seed(asset.id, setup.cfg.render.seed)
     elevation_deg = elevation_of(seed, render)
     names = [f"{view:03d}.{render.format}" for view in range(render.num_views)]
-    cameras = orbit_cameras(names, elevation_deg, render.size_px)
+    transforms = orbit_transforms(names, elevation_deg, render.size_px)
     limits = Limits(render.time_limit_s, render.memory_limit_gib)
     with setup.source.fetched(asset, setup.output.alone(INDEX)) as fetched:
         check_in_process(fetched.path, folder, int(render.max_asset_mib * 2**20), limits, stopped)
         write_array(folder / "environment.npy", environment_for(seed, setup.hdris))
-        job = job_for(fetched.path, folder, cameras, render)
-        views = run_job(setup.command, job, limits, worker_environment(render), stopped)
-    if reason := why_rejected(views, elevation_deg, setup.cfg.filter):
+        job = job_for(fetched.path, folder, transforms, render)
+        drawn = run_job(setup.command, job, limits, worker_environment(render), stopped)
+    if reason := why_rejected(drawn.views, drawn.placement.box, setup.cfg.filter):
         if render.sheet_rows:
-            write_image(folder / "strip.png", strip(views))
+            write_image(folder / "strip.png", strip(drawn.views))
             (folder / "strip.png").replace(setup.output.strip_path(asset.id))
         raise Failure("filtered", reason)
-    save_orbit(folder / "orbit", names, views, cameras)
+    about = {"renderer": render.renderer, "object": {"up_axis": job.up_axis, **asdict(drawn.placement)}}
+    save_orbit(folder / "orbit", names, drawn.views, about | transforms)
     paths = [f"{asset.id}/{name}" for name in names]
     return {"image_path": paths, "elevation": [elevation_deg] * len(names)} | fetched.about
 
 
-def job_for(asset: Path, folder: Path, cameras: dict, render: RenderSettings) -> Job:
+def job_for(asset: Path, folder: Path, transforms: dict, render: RenderSettings) -> Job:
     return Job(
         asset=str(asset.absolute()),
         views=str(folder / "views"),
-        camera_to_world=[frame["transform_matrix"] for frame in cameras["frames"]],
+        camera_to_world=[frame["transform_matrix"] for frame in transforms["frames"]],
         fov_deg=FOV_DEG,
         size_px=render.size_px,
         num_samples=render.num_samples,
         environment=str(folder / "environment.npy"),
         device=render.device,
+        up_axis=up_axis(asset, render.up_axis),
     )
 
 
-def save_orbit(folder: Path, names: Sequence[str], views: np.ndarray, cameras: dict) -> None:
+def save_orbit(folder: Path, names: Sequence[str], views: np.ndarray, transforms: dict) -> None:
     folder.mkdir()
     for name, view in zip(names, views):
         write_image(folder / name, Image.fromarray(view))
-    write_file(folder / CAMERAS, json.dumps(cameras, indent=1) + "\n")
+    write_transforms(folder, transforms)
 
 
 def write_image(path: Path, image: Image.Image) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rendering.queue.output import ACCEPTED, REJECTED, SHEETS, Output
+from rendering.queue.locks import SHEETS
+from rendering.queue.output import ACCEPTED, REJECTED, Output
 from utils.errors import UserError
 from utils.images import open_image
 from utils.sheets import NUM_VIEWS, TILE_PX, label, sheet, spread, tile, tiles

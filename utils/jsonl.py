@@ -34,9 +34,12 @@ class Lines:
 
         This needs no lock: what is before a line break stays as it is, for only a last line without one is ever cut off.
         """
-        before, self._file = self._file, open(self.path, "a+b")  # noqa: SIM115
+        before = self._file
+        self._file = open(self.path, "a+b")  # noqa: SIM115
         if before is None or not os.path.samestat(os.fstat(before.fileno()), os.fstat(self._file.fileno())):
-            self.places, self.kinds, self._end = {}, {}, 0
+            self.places = {}
+            self.kinds = {}
+            self._end = 0
         if before is not None:
             before.close()
         stop = self._last_break()
@@ -87,7 +90,8 @@ class Lines:
         return self._end
 
     def _note(self, line: dict, length: int) -> None:
-        self.places[line["id"]], self.kinds[line["id"]] = (self._end, length), line.get("kind")
+        self.places[line["id"]] = (self._end, length)
+        self.kinds[line["id"]] = line.get("kind")
         self._end += length
 
     def line(self, object_id: str) -> bytes:
@@ -107,7 +111,8 @@ class Lines:
 
     def rewrite(self, ids: Iterable[str], other: "Lines | None" = None) -> None:
         """Replace the file by one of these lines only, sorted by id. Lines that it lacks are copied from `other`."""
-        ids, end = sorted(ids), 0
+        ids = sorted(ids)
+        end = 0
         for offset, length in (self.places.get(name, (-1, 0)) for name in ids):
             end = end + length if offset == end else -1
         if end == self._end:  # they are sorted, and all of the file
@@ -120,7 +125,8 @@ class Lines:
         self._file.close()
         self._file = open(self.path, "a+b")  # noqa: SIM115
         self.places = dict(zip(ids, zip(accumulate(lengths, initial=0), lengths)))
-        self.kinds, self._end = kinds, sum(lengths)
+        self.kinds = kinds
+        self._end = sum(lengths)
 
     def close(self) -> None:
         if self._file is not None:

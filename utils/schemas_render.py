@@ -28,6 +28,9 @@ class RenderSettings(Section):
         -5.0, "lowest elevation; that of each object is drawn at random", "degrees", ge=-89, le=89
     )
     elevation_max_deg: float = key(30.0, "highest elevation", "degrees", ge=-89, le=89)
+    up_axis: Literal["auto", "y", "z"] = key(
+        "auto", "what points up in .obj .ply .stl; auto: y in .obj, z in .ply and .stl; in glTF it is y"
+    )
     hdris: str | None = key(None, "environment maps to light objects with; null: skies and lamps made by us", "folder")
     seed: Seed = key(0, "elevation and light of an object follow from the seed and its id")
     format: Literal["png", "webp"] = key("png", "file format of the views; both are without loss")
@@ -73,11 +76,14 @@ class FilterSettings(Section):
     )
     min_opacity: float = key(0.2, "lowest mean alpha of the object's pixels", "0 to 1", ge=0, le=1)
     min_thickness: float = key(
-        0.03, "lowest ratio of its thinnest side to its second thinnest, measured on the silhouettes", ge=0, le=1
+        0.03, "lowest ratio of its thinnest side to its second thinnest, in the oriented box around it", ge=0, le=1
     )
     max_burnt: float = key(0.5, "largest part of its pixels with all channels at 250 or more", "0 to 1", ge=0, le=1)
     max_black: float = key(0.5, "largest part of its pixels with all channels at 5 or less", "0 to 1", ge=0, le=1)
     min_brightness: float = key(0.03, "lowest mean luma of its pixels", "0 to 1", ge=0, le=1)
+    min_contrast: float = key(
+        0.1, "lowest mean difference from white, in the channel that differs most, in any view", "0 to 1", ge=0, le=1
+    )
     min_change: float = key(
         0.004, "lowest difference between the first view and the one that differs most", "0 to 1", ge=0, le=1
     )

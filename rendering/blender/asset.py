@@ -1,7 +1,7 @@
 """The asset in Blender's scene, as both renderers agree on it. This runs inside Blender's Python, for worker.py.
 
-glTF and .obj are y up (their (x, y, z) is the world's (x, -z, y)), .ply and .stl z up. Animations are dropped, so that nodes,
-skins and morph targets stand as the file has them at rest; lights are put out, cameras have no effect. Every face is drawn, from
+Of an asset that is y up, (x, y, z) is the world's (x, -z, y). Animations are dropped, so that nodes, skins and morph targets
+stand as the file has them at rest; lights are put out, cameras have no effect. Every face is drawn, from
 both sides; a surface without a material is Blender's grey of 0.8, or has its vertex colours. Loose points and edges are not
 drawn, and do not count for the object's size.
 """
@@ -15,26 +15,27 @@ import numpy as np
 from mathutils import Matrix
 
 from rendering.blender.doubles import drop_doubles
-from rendering.camera import RADIUS
-from rendering.gltf import BLENDER_MATERIALS, Gltf, demands
+from rendering.extent import Placement, centre_and_farthest, place
+from rendering.gltf import Gltf, refused
+from rendering.gltf_demands import BLENDER_MATERIALS, demands
 from rendering.safety.companions import is_data, shared_library_lines
 
+QUICK_READS_IT = "render.renderer=quick reads it"
 MAX_NODE_DEPTH = 20_000
 MAX_SIZE = 1e15  # an object larger than this, or smaller than 1 / MAX_SIZE, leaves Blender's single precision
 
 
-class Refused(Exception):
-    """What Blender would leave out, or draw wrong."""
-
-
-def load(path: Path) -> None:
-    """Import the asset. Raises Refused if it is damaged, or asks for what Blender does not draw."""
+def load(path: Path, up_axis: str) -> None:
+    """Import the asset. Raises Failure if it is damaged, or asks for what Blender does not draw."""
     if path.suffix.lower() == ".obj" and (several := shared_library_lines(path)):
-        raise Refused(f"Blender reads one .mtl of a line, not several: {several[0]}")
+        raise refused(f"Blender reads one .mtl of a line, not several: {several[0]}; {QUICK_READS_IT}")
     try:
-        IMPORTERS[path.suffix.lower()](filepath=str(path))
+        if path.suffix.lower() in (".glb", ".gltf"):
+            _load_gltf(str(path))
+        else:
+            IMPORTERS[path.suffix.lower()](filepath=str(path), **AXES[up_axis])
     except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
-        raise Refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
+        raise refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
     if path.suffix.lower() in (".glb", ".gltf"):
         tree = Gltf(path.read_bytes(), path.parent).tree
         _check_data_uris(tree)
@@ -72,12 +73,14 @@ def _load_gltf(filepath: str) -> None:
     # TEMPERANCE is a heuristic that gives the bones no shapes to look at; the skin is the same with all of them.
     bpy.ops.import_scene.gltf(filepath=filepath, bone_heuristic="TEMPERANCE")
     if skipped.texts:
-        raise Refused(skipped.texts[0])
+        raise refused(skipped.texts[0])
 
 
+AXES = {
+    "y": {"up_axis": "Y", "forward_axis": "NEGATIVE_Z"},
+    "z": {"up_axis": "Z", "forward_axis": "Y"},
+}
 IMPORTERS = {
-    ".glb": _load_gltf,
-    ".gltf": _load_gltf,
     ".obj": bpy.ops.wm.obj_import,
     ".ply": bpy.ops.wm.ply_import,
     ".stl": bpy.ops.wm.stl_import,
@@ -88,7 +91,7 @@ def _check_demands(wanted: set[str]) -> None:
     wrong = {name for name in wanted if name.startswith("KHR_materials_")} - BLENDER_MATERIALS
     wrong |= wanted & {"KHR_node_visibility", "points or lines"}
     if wrong:
-        raise Refused(f"Blender does not draw: {', '.join(sorted(wrong))}")
+        raise refused(f"Blender does not draw: {', '.join(sorted(wrong))}")
 
 
 def _check_data_uris(tree: dict) -> None:
@@ -96,7 +99,7 @@ def _check_data_uris(tree: dict) -> None:
     for item in [*tree.get("buffers", []), *tree.get("images", [])]:
         uri = item.get("uri", "")
         if is_data(uri) and not (uri.startswith("data:") and ";base64," in uri):
-            raise Refused(f"Blender does not read a data URI that starts with {uri[:40]}")
+            raise refused(f"Blender does not read a data URI that starts with {uri[:40]}; {QUICK_READS_IT}")
 
 
 def _check_textures(folder: Path) -> None:
@@ -106,12 +109,12 @@ def _check_textures(folder: Path) -> None:
         if image.filepath and not image.packed_file:
             found = Path(bpy.path.abspath(image.filepath)).resolve()
             if not found.is_relative_to(folder):
-                raise Refused(f"the texture {image.name} is outside its folder")
+                raise refused(f"the texture {image.name} is outside its folder")
         if image.source != "GENERATED" and not (image.size[0] and image.size[1]):
-            raise Refused(f"the texture {image.name} is missing or cannot be read")
+            raise refused(f"the texture {image.name} is missing or cannot be read")
     for material in bpy.data.materials:
         if any(node.type == "TEX_IMAGE" and node.image is None for node in material.node_tree.nodes):
-            raise Refused(f"the material {material.name} has a texture of a kind that Blender does not read")
+            raise refused(f"the material {material.name} has a texture of a kind that Blender does not read")
 
 
 def _paint_bare_meshes() -> None:
@@ -130,25 +133,25 @@ def _paint_bare_meshes() -> None:
             material.node_tree.links.new(colours.outputs["Color"], surface.inputs["Base Color"])
 
 
-def normalise_object(scene) -> None:
+def normalise_object(scene) -> Placement:
     """Bring the drawn faces' bounding box to the origin and its farthest vertex to RADIUS. Of faces on each other one stays."""
     drawn = _drawn()
     points = np.concatenate([_face_vertices(mesh, points) for _, mesh, points in drawn])
-    centre = (points.min(axis=0) + points.max(axis=0)) / 2
-    farthest = np.linalg.norm(points - centre, axis=1).max()
+    _, farthest = centre_and_farthest(points)
     if not farthest > 0:
-        raise Refused("the object has no extent, or vertices that are no numbers")
+        raise refused("the object has no extent, or vertices that are no numbers")
     if not 1 / MAX_SIZE < farthest < MAX_SIZE:
-        raise Refused(f"the object's size is {farthest:.0e}, beyond what Blender computes with")
+        raise refused(f"the object's size is {farthest:.0e}, beyond what Blender computes with")
     if not drop_doubles(drawn):
-        raise Refused("faces that lie on each other, with different materials")
-    scale = RADIUS / farthest
+        raise refused("faces that lie on each other, with different materials")
+    placement = place(points)
     stand = bpy.data.objects.new("stand", None)
     scene.collection.objects.link(stand)
     for top in [thing for thing in bpy.data.objects if thing.parent is None and thing != stand]:
         top.parent = stand
-    stand.matrix_world = Matrix.Scale(scale, 4) @ Matrix.Translation(-centre)
-    _scale_volumes(scale)
+    stand.matrix_world = Matrix.Scale(placement.scale, 4) @ Matrix.Translation(-np.array(placement.centre))
+    _scale_volumes(placement.scale)
+    return placement
 
 
 def _drawn() -> list[tuple]:
@@ -163,7 +166,7 @@ def _drawn() -> list[tuple]:
         matrix = np.array(instance.matrix_world)
         found.append((thing.original, thing.data, points.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]))
     if not found:
-        raise Refused("no mesh with faces")
+        raise refused("no mesh with faces")
     return found
 
 

@@ -18,12 +18,15 @@ def drop_doubles(drawn: list[tuple]) -> bool:
     """
     low = np.min([points.min(axis=0) for _, _, points in drawn], axis=0)
     extent = np.max([(points - low).max() for _, _, points in drawn])
-    keys, paints, places = [], [], [0]
+    keys = []
+    paints = []
+    places = [0]
     for thing, mesh, points in drawn:
         keys.append(_face_keys(mesh, np.int64(np.round((points - low) * (_STEPS / extent)))))
         paints.append(_paints(thing, mesh))
         places.append(places[-1] + len(keys[-1]))
-    keys, paints = np.concatenate(keys), np.concatenate(paints)
+    keys = np.concatenate(keys)
+    paints = np.concatenate(paints)
     _, first, where = np.unique(keys, return_index=True, return_inverse=True)
     double = (first[where] != np.arange(len(keys))) & (keys != 0)
     if (paints[first[where]] != paints)[double].any():
@@ -37,7 +40,8 @@ def drop_doubles(drawn: list[tuple]) -> bool:
 
 def _face_keys(mesh, corners: np.ndarray) -> np.ndarray:
     """Return F uint64: a hash of the set of each face's corners (N 3, whole numbers); 0 if two neighbours of them are the same."""
-    starts, vertices = _read(mesh.polygons, "loop_start", np.int32), _read(mesh.loops, "vertex_index", np.int32)
+    starts = _read(mesh.polygons, "loop_start", np.int32)
+    vertices = _read(mesh.loops, "vertex_index", np.int32)
     hashes = _mixed((corners @ (1, 1 << 21, 1 << 42)).astype(np.uint64))[vertices]
     following = np.roll(hashes, -1)
     following[np.append(starts[1:], len(hashes)) - 1] = hashes[starts]

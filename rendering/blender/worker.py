@@ -5,7 +5,6 @@ is not the asset's fault (no such GPU, too old a Blender): the last line of stde
 threads. Glass shows the environment behind it, and is opaque.
 """
 
-import json
 import os
 import sys
 import traceback
@@ -16,8 +15,10 @@ import numpy as np
 from mathutils import Matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from rendering.blender.asset import Refused, has_transparency, load, normalise_object
-from rendering.job import MACHINE_EXIT_CODE, Job, read_job
+from rendering.blender.asset import has_transparency, load, normalise_object
+from rendering.extent import Placement
+from rendering.failure import Failure
+from rendering.job import MACHINE_EXIT_CODE, Job, Result, read_job, to_json
 
 OLDEST = (4, 2)
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "METAL", "ONEAPI")
@@ -34,21 +35,20 @@ def main(job_path: str) -> None:
     if bpy.app.version < OLDEST:
         raise MachineError(f"Blender {OLDEST[0]}.{OLDEST[1]} or newer is needed, this is {bpy.app.version_string}")
     job = read_job(Path(job_path))
-    refused = None
     try:
-        _render(job)
-    except Refused as reason:
-        refused = " ".join(str(reason).split())
-    Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
+        result = Result(object=_render(job))
+    except Failure as failure:
+        result = Result(refused=failure.reason)
+    Path(job.views, "result.json").write_text(to_json(result))
 
 
-def _render(job: Job) -> None:
+def _render(job: Job) -> Placement:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     _set_engine(scene, job)
     _set_output(scene.render, job.size_px)
-    load(Path(job.asset))
-    normalise_object(scene)
+    load(Path(job.asset), job.up_axis)
+    placement = normalise_object(scene)
     if has_transparency():
         scene.cycles.samples *= TRANSPARENCY_SAMPLES
     _set_environment(scene, np.load(job.environment))
@@ -58,6 +58,7 @@ def _render(job: Job) -> None:
         scene.render.filepath = str(Path(job.views, f"{index:03d}.png"))
         bpy.ops.render.render(write_still=True)
         _blacken_transparent(scene.render.filepath)
+    return placement
 
 
 def _set_engine(scene, job: Job) -> None:

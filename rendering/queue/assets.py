@@ -10,7 +10,7 @@ from rendering.queue.output import OWN_NAMES
 from utils.errors import UserError
 
 MAX_CLASHES = 50  # that one message names
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # the first that there is of an object is taken
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Fetched:
 
 
 class AssetFolder:
-    """Every asset below a folder. Hidden files and folders are left out, linked folders are not entered."""
+    """Every asset below a folder. Hidden files and folders are left out, linked folders are not entered.
+
+    Of an object that is there in several formats, `chair.glb` and `chair.obj`, the first of SUFFIXES is taken.
+    """
 
     def __init__(self, root: Path):
         """Raises UserError if there is no asset, or if two would get one orbit."""
@@ -38,7 +41,10 @@ class AssetFolder:
         found = sorted(path.relative_to(root) for path in _files(root) if path.suffix.lower() in SUFFIXES)
         if not found:
             raise UserError(f"{root}: holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
-        self.assets = sorted((Asset(object_id(path), path.as_posix()) for path in found), key=lambda asset: asset.id)
+        every = sorted((Asset(object_id(path), path.as_posix()) for path in found), key=lambda asset: asset.id)
+        self.assets = preferred(every)
+        taken = set(self.assets)
+        self.left_out = [asset.source for asset in every if asset not in taken]
         check_ids(self.assets)
 
     @contextmanager
@@ -63,6 +69,18 @@ def object_id(relative: Path) -> str:
     """
     name = relative.with_suffix("").as_posix()
     return "".join(letter if letter.isprintable() and letter != "\\" else "_" for letter in name)
+
+
+def preferred(assets: Sequence[Asset]) -> list[Asset]:
+    """Leave out every asset of whose object there is one with an earlier suffix."""
+    best: dict[str, int] = {}
+    for asset in assets:
+        best[asset.id] = min(_rank(asset), best.get(asset.id, len(SUFFIXES)))
+    return [asset for asset in assets if _rank(asset) == best[asset.id]]
+
+
+def _rank(asset: Asset) -> int:
+    return SUFFIXES.index(PurePosixPath(asset.source).suffix.lower())
 
 
 def check_ids(assets: Sequence[Asset]) -> None:

@@ -28,7 +28,9 @@ class ObjaverseList:
             import objaverse
         except ImportError:
             raise UserError(f"{path}: a list of Objaverse uids takes `pip install objaverse`") from None
-        self.package, self.licenses, self.cache = objaverse, licenses, Path(objaverse.BASE_PATH)
+        self.package = objaverse
+        self.licenses = licenses
+        self.cache = Path(objaverse.BASE_PATH)
         self._index_is_whole = False
         uids: set[str] = set()
         for place, line in read_lines(path):
@@ -42,6 +44,7 @@ class ObjaverseList:
         if not uids:
             raise UserError(f"{path}: holds no Objaverse uid")
         self.assets = [Asset(uid, f"objaverse:{uid}") for uid in sorted(uids)]
+        self.left_out: list[str] = []  # as in AssetFolder
 
     @contextmanager
     def fetched(self, asset: Asset, index_lock: AbstractContextManager) -> Iterator[Fetched]:

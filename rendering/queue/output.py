@@ -1,33 +1,28 @@
 """What `render` writes. A kill at any moment leaves nothing half written.
 
-An orbit is OUT/ID/ with the views and cameras.json, renamed there when all of it is on disk, and then a line in svd_meta.jsonl. A
-failure is a line in failures.jsonl. OUT/.lock is never written to: the kernel's locks on its bytes go when their process does.
-Byte 0 is held by whoever writes a file of OUT's own, byte 1 + n by whoever renders object number n, into OUT/.rendering/n. If a
-folder is there and its byte is free, a killed process left it. This works across machines that share the file system. Two more
-bytes are for what takes long and must not hold up the others: see `alone`.
+An orbit is OUT/ID/ with the views and transforms.json, renamed there when all of it is on disk, and then a line in
+svd_meta.jsonl. A failure is a line in failures.jsonl. Object number n is rendered into OUT/.rendering/n under a lock of its own
+(see locks.py). If a folder is there and its lock is free, a killed process left it.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, RootModel, field_validator
-
-from rendering.failure import KINDS, Failure
+from rendering.failure import Failure
+from rendering.queue.locks import FILES, Locks
+from rendering.queue.saved import FailureLine, OrbitLine, SavedSettings, is_orbit
 from utils.errors import UserError
-from utils.files import leaves_folder, remove, remove_unfinished, sync, write_atomically
+from utils.files import remove, remove_unfinished, sync, write_atomically
 from utils.held_out import held_out_of
 from utils.jsonl import Lines
-from utils.reading import InsidePath, Saved, read_json
+from utils.reading import read_json
 from utils.sheets import spread
 
 META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
@@ -38,51 +33,6 @@ META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
     "accepted.png",
     "rejected.png",
 )
-CAMERAS = "cameras.json"  # of an orbit
-FILES, SHEETS, INDEX = 0, 2**62 + 1, 2**62 + 2  # bytes: OUT's own files, the sheets' drawing, Objaverse's index
-
-
-class OrbitLine(Saved):
-    """What must be in a line of svd_meta.jsonl."""
-
-    id: str
-    image_path: Annotated[list[str], Field(min_length=1)]
-    elevation: Annotated[list[float], Field(min_length=1)]
-
-    @field_validator("image_path")
-    @classmethod
-    def _inside(cls, paths: list[str]) -> list[str]:
-        if any(not path or "\0" in path or leaves_folder(path) for path in paths):
-            raise ValueError("a path leaves the folder")
-        return paths
-
-
-class FailureLine(Saved):
-    """What must be in a line of failures.jsonl."""
-
-    id: str
-    kind: Literal[tuple(KINDS)]
-    reason: str = ""
-
-
-class Frame(Saved):
-    """What must be in a camera of an orbit."""
-
-    file_path: InsidePath
-    azimuth_deg: float
-    elevation_deg: float
-
-
-class OrbitCameras(Saved):
-    """What must be in an orbit's cameras file."""
-
-    frames: Annotated[list[Frame], Field(min_length=1)]
-
-
-class SavedSettings(RootModel[dict[str, int | float | str | None]]):
-    """What may be in render.json."""
-
-    model_config = ConfigDict(strict=True)
 
 
 class Output:
@@ -92,11 +42,9 @@ class Output:
         """`held_out`: see held_out_of. Raises UserError if it cannot be written, or its file system knows no locks."""
         self.folder = folder
         self.held_out = held_out
-        # The kernel's locks are the process's: they do not part its threads.
-        self._threads = {byte: threading.Lock() for byte in (FILES, SHEETS, INDEX)}
         try:
             (folder / ".rendering").mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._locks = Locks(folder / ".lock")
         except OSError as error:
             raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
         self._meta = Lines(folder / META, OrbitLine, "render")
@@ -117,35 +65,24 @@ class Output:
     def __exit__(self, *_):
         for lines in self._files():
             lines.close()
-        os.close(self._lock)
+        self._locks.close()
 
-    @contextmanager
-    def alone(self, byte: int) -> Iterator[None]:
-        """Be the only thread of the only process, on any machine, that works on FILES, SHEETS or INDEX."""
-        with self._threads[byte], self._kernel_lock(byte):
-            yield
+    def alone(self, byte: int) -> AbstractContextManager:
+        return self._locks.alone(byte)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be alone with the jsonl files, which are read up to their ends."""
         files = self._files()
-        with self._threads[FILES], ExitStack() as stack:
+        with self._locks.thread_alone(FILES), ExitStack() as stack:
             while True:
                 for lines in files:
                     lines.read_on()  # nearly all of it, while others may write
-                stack.enter_context(self._kernel_lock(FILES))
+                stack.enter_context(self._locks.process_alone(FILES))
                 if all(lines.read_to_end() for lines in files):
                     break
                 stack.close()
             yield
-
-    @contextmanager
-    def _kernel_lock(self, byte: int) -> Iterator[None]:
-        fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, byte)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, byte)
 
     def finished(self) -> tuple[set[str], dict[str, str]]:
         """Return the ids that are rendered, and the kind of failure of those that failed."""
@@ -153,21 +90,36 @@ class Output:
             rendered = self._rendered()
             return rendered, {name: kind for name, kind in self._failures.kinds.items() if name not in rendered}
 
+    def open_ids(self, ids: Iterable[str], guest: str | None) -> set[str]:
+        """Return those ids that are to be rendered. `guest`: the renderer, if the folder belongs to another one."""
+        with self.locked():
+            return {name for name in ids if self._is_open(name, guest)}
+
+    def _is_open(self, object_id: str, guest: str | None) -> bool:
+        if any(object_id in lines.places for lines in (self._meta, self._held_out) if lines is not None):
+            return False
+        if object_id not in self._failures.places:
+            return guest is None
+        if guest is None:
+            return False
+        line = json.loads(self._failures.line(object_id))
+        return line["kind"] == "refused" and line.get("renderer") != guest
+
     @contextmanager
-    def claim(self, object_id: str) -> Iterator[Path | None]:
+    def claim(self, object_id: str, guest: str | None = None) -> Iterator[Path | None]:
         """Lend an empty folder to render the object in, or None if another process is at it, or has finished it.
 
         Raises UserError if OUT/ID is there and no orbit of render's.
         """
         number = _number(object_id)
-        if not self._take(number):
+        if not self._locks.take(number):
             yield None
             return
         folder = self.folder / ".rendering" / f"{number:016x}"
         try:
             with self.locked():
-                done = object_id in self._rendered() or object_id in self._failures.places
-            if done:
+                is_open = self._is_open(object_id, guest)
+            if not is_open:
                 yield None
             else:
                 self._check_free(object_id)
@@ -177,7 +129,7 @@ class Output:
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
+            self._locks.give_back(number)
 
     def keep(self, line: dict, orbit: Path) -> None:
         """Rename the folder `orbit` to OUT/ID and add `line`. Raises UserError as `claim` does."""
@@ -198,7 +150,7 @@ class Output:
     def _check_free(self, object_id: str) -> None:
         """Raise UserError if OUT/ID is no orbit of render's. One may be there of a run killed before it wrote the line."""
         final = self.folder / object_id
-        if os.path.lexists(final) and not _is_orbit(final):
+        if os.path.lexists(final) and not is_orbit(final):
             raise UserError(f"{final} exists, and is not an orbit of render's: choose another render.out, or remove it")
 
     def fail(self, line: dict, failure: Failure) -> None:
@@ -275,30 +227,9 @@ class Output:
         remove_unfinished(self.folder)  # all are written under the lock that we hold
         for path in (self.folder / ".rendering").iterdir():
             # What is not called as a claim is, such as a file manager's .DS_Store, is not ours.
-            if re.fullmatch("[0-3][0-9a-f]{15}", path.name) and self._take(number := int(path.name, 16)):
+            if re.fullmatch("[0-3][0-9a-f]{15}", path.name) and self._locks.take(number := int(path.name, 16)):
                 remove(path)
-                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 1 + number)
-
-    def _take(self, number: int) -> bool:
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1 + number)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            raise
-        return True
-
-
-def _is_orbit(folder: Path) -> bool:
-    """Whether all that is in a folder is a cameras file as render writes it, and the numbered views that it lists."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    try:
-        names = [frame.file_path for frame in read_json(folder / CAMERAS, OrbitCameras).frames]
-    except UserError:
-        return False
-    numbered = all(re.fullmatch(rf"{number:03d}\.(png|webp)", name) for number, name in enumerate(names))
-    return numbered and {path.name for path in folder.iterdir()} <= {CAMERAS, *names}
+                self._locks.give_back(number)
 
 
 def _number(object_id: str) -> int:

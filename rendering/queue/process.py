@@ -17,10 +17,13 @@ import numpy as np
 import psutil
 from PIL import Image, UnidentifiedImageError
 
+from rendering.extent import Placement
 from rendering.failure import Failure
 from rendering.job import MACHINE_EXIT_CODE, NOT_STARTED_EXIT_CODE, Job, to_json
+from rendering.queue.saved import SavedCheck, SavedResult
 from utils.errors import UserError
 from utils.files import write_file
+from utils.reading import read_json
 
 POLL_S = 0.05
 MEMORY_POLL_S = 0.25
@@ -36,6 +39,14 @@ class Limits:
     memory_gib: float  # resident memory of the worker and its children together
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a renderer made of an asset."""
+
+    views: np.ndarray  # V size size 4 uint8, straight alpha
+    placement: Placement
+
+
 class Stopped(Exception):
     """The run is to end. The job was cut off, which says nothing about the asset."""
 
@@ -46,8 +57,8 @@ def run_job(
     limits: Limits,
     environment: Mapping[str, str] | None = None,
     stopped: Callable[[], bool] = lambda: False,
-) -> np.ndarray:
-    """Return V size size 4 uint8. `job.views` is in a folder where the job and its log may be written.
+) -> Drawn:
+    """Run a renderer. `job.views` is in a folder where the job and its log may be written.
 
     Raises Failure, Stopped, UserError if the worker says that the machine, not the asset, is to blame, or OSError on a full disk.
     """
@@ -55,7 +66,13 @@ def run_job(
     Path(job.views).mkdir()
     write_file(folder / "job.json", to_json(job))
     run_worker([*command, str(folder / "job.json")], folder, limits, environment, stopped)
-    return _read_views(job, folder)
+    try:
+        result = read_json(Path(job.views, "result.json"), SavedResult)
+    except UserError:
+        raise _without_result(folder) from None
+    if result.refused is not None:
+        raise Failure("refused", result.refused)
+    return Drawn(_read_views(job, folder), Placement(**dict(result.object)))
 
 
 def check_in_process(
@@ -65,11 +82,15 @@ def check_in_process(
 
     Raises what run_job does: whatever the check itself raises, however long it takes, is a Failure of this asset.
     """
-    job, result = folder / "check.json", folder / "checked.json"
+    job = folder / "check.json"
+    result = folder / "checked.json"
     write_file(job, json.dumps({"asset": str(asset.absolute()), "max_bytes": max_bytes, "result": str(result)}))
     command = [sys.executable, str(_CHECK), str(job)]
     run_worker(command, folder, limits, None, stopped, "the check", machine_codes=(NOT_STARTED_EXIT_CODE,))
-    failure = _read_result(result, "failure", folder)
+    try:
+        failure = read_json(result, SavedCheck).failure
+    except UserError:
+        raise _without_result(folder) from None
     if failure is not None:
         raise Failure(*failure)
 
@@ -95,11 +116,8 @@ def run_worker(
         raise _crashed(folder, f"{_exit_name(code)}: {tail or 'no message'}")
 
 
-def _read_result(path: Path, key: str, folder: Path):
-    try:
-        return json.loads(path.read_text())[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}") from None
+def _without_result(folder: Path) -> Failure:
+    return _crashed(folder, f"ended without a result: {_tail(folder) or 'no message'}")
 
 
 def _run(
@@ -176,9 +194,6 @@ def _tail(folder: Path) -> str:
 
 
 def _read_views(job: Job, folder: Path) -> np.ndarray:
-    refused = _read_result(Path(job.views, "result.json"), "refused", folder)
-    if refused is not None:
-        raise Failure("refused", str(refused))
     views = np.empty((len(job.camera_to_world), job.size_px, job.size_px, 4), np.uint8)
     for index in range(len(views)):
         name = f"{index:03d}.png"

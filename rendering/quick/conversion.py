@@ -17,7 +17,8 @@ from rendering.safety.companions import obj_libraries
 NUMBERS = {"Ka": 3, "Kd": 3, "Ks": 3, "Ke": 3, "Ns": 1, "Ni": 1, "d": 1, "Tr": 1, "illum": 1}
 ONLY = {"Ke": {0}, "d": {1}, "Tr": {0}, "illum": {0, 1, 2, 3}}
 # Names of an .obj's parts that have no usemtl, and of those with one that no .mtl describes.
-NO_USEMTL, UNKNOWN = "-", "?"
+NO_USEMTL = "-"
+UNKNOWN = "?"
 
 
 def converted(path: Path) -> Gltf:
@@ -58,7 +59,8 @@ def _obj_text(path: Path, names: list[str]) -> bytes:
 
 def _described(libraries: list[Path]) -> dict[str, dict]:
     """Return what the .mtl files say first of each material, by its name; Blender too takes the first."""
-    found, material = {}, {}
+    found = {}
+    material = {}
     lines = (line for library in libraries for line in library.read_text("utf-8", "surrogateescape").split("\n"))
     for key, *rest in (words for line in lines if (words := line.split()) and not words[0].startswith("#")):
         if key == "newmtl":

@@ -54,9 +54,11 @@ def look_up(radiance: np.ndarray, directions: np.ndarray) -> np.ndarray:
     height, width = radiance.shape[:2]
     column = environment_column(np.degrees(np.arctan2(directions[:, 1], directions[:, 0]))) * width - 0.5
     row = np.arccos(np.clip(directions[:, 2], -1, 1)) / np.pi * height - 0.5
-    left, upper = np.floor(column).astype(int), np.floor(row).astype(int)
+    left = np.floor(column).astype(int)
+    upper = np.floor(row).astype(int)
     x, y = (column - left)[:, None].astype(np.float32), (row - upper)[:, None].astype(np.float32)
-    columns, rows = (left % width, (left + 1) % width), np.clip([upper, upper + 1], 0, height - 1)
+    columns = (left % width, (left + 1) % width)
+    rows = np.clip([upper, upper + 1], 0, height - 1)
     above, below = (radiance[row, columns[0]] * (1 - x) + radiance[row, columns[1]] * x for row in rows)
     return above * (1 - y) + below * y
 
@@ -67,7 +69,8 @@ def _prefilter(radiance: np.ndarray, roughness: float | None) -> np.ndarray:
     The average over azimuth is a convolution, which the Fourier transform turns into a product.
     """
     height, width = PREFILTERED_SIZE
-    polar, azimuth = (np.arange(height) + 0.5) / height * np.pi, np.arange(width) / width * 2 * np.pi
+    polar = (np.arange(height) + 0.5) / height * np.pi
+    azimuth = np.arange(width) / width * 2 * np.pi
     sine, cosine = np.sin(polar)[:, None], np.cos(polar)[:, None]
     between = sine[:, None] * sine * np.cos(azimuth) + cosine[:, None] * cosine  # H H W: cosines of angles
     lobe = np.maximum(between, 0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rendering.gltf import coordinate_set, texture_transform
+from rendering.gltf_demands import coordinate_set, texture_transform
 
 EXTENSIONS = ("emissive_strength", "ior", "pbrSpecularGlossiness", "specular", "unlit")
 DRAWN = {f"KHR_materials_{name}" for name in EXTENSIONS} | {"KHR_texture_transform", "vertex colours"}
@@ -13,7 +13,9 @@ DRAWN |= {"alpha OPAQUE", "alpha MASK", "alpha BLEND"}
 SRGB_TEXTURES = [
     f"{name}Texture" for name in ("baseColor", "diffuse", "emissive", "specularColor", "specularGlossiness")
 ]
-REPEAT, CLAMP, NEAREST = 10497, 33071, 9728
+REPEAT = 10497
+CLAMP = 33071
+NEAREST = 9728
 
 
 def linear(colour: np.ndarray) -> np.ndarray:
@@ -43,15 +45,18 @@ class Texture:
 
     def transform_uv(self, uv: np.ndarray) -> np.ndarray:
         """... 4, both sets of texture coordinates -> ... 2, the texture's own set after KHR_texture_transform."""
-        transform, first = texture_transform(self.info), 2 * coordinate_set(self.info)
-        cos, sin = np.cos(transform.get("rotation", 0)), np.sin(transform.get("rotation", 0))
+        transform = texture_transform(self.info)
+        first = 2 * coordinate_set(self.info)
+        angle = transform.get("rotation", 0)
+        cos, sin = np.cos(angle), np.sin(angle)
         # This turns counter-clockwise, since v points down.
         rotation = np.array([[cos, sin], [-sin, cos]]) * transform.get("scale", (1, 1))
         return uv[..., first : first + 2] @ rotation.T + transform.get("offset", (0, 0))
 
     def sample(self, uv: np.ndarray) -> np.ndarray:
         """N 4 -> N 4 in 0 to 1: bilinear, or the nearest texel where the sampler says so."""
-        size, nearest = np.array(self.texels.shape[1::-1]), self.sampler.get("magFilter") == NEAREST
+        size = np.array(self.texels.shape[1::-1])
+        nearest = self.sampler.get("magFilter") == NEAREST
         texel = self.transform_uv(uv) * size - 0.5
         low = np.round(texel) if nearest else np.floor(texel)
         x, y = np.float32(texel - low).T[..., None] * np.float32(not nearest)
@@ -101,7 +106,8 @@ def evaluate(material: dict, textures: dict[str, Texture], uv, colour, normal, t
         values = textures[name].sample(uv) if name in textures else np.ones((1, 4), np.float32)
         return np.append(linear(values[:, :3]), values[:, 3:], axis=1) if name in SRGB_TEXTURES else values
 
-    extensions, mode = material.get("extensions", {}), material.get("alphaMode", "OPAQUE")
+    extensions = material.get("extensions", {})
+    mode = material.get("alphaMode", "OPAQUE")
     if "KHR_materials_pbrSpecularGlossiness" in extensions:
         reflectance = _specular_glossiness(extensions["KHR_materials_pbrSpecularGlossiness"], texture, colour)
     else:
@@ -110,7 +116,9 @@ def evaluate(material: dict, textures: dict[str, Texture], uv, colour, normal, t
     strength = extensions.get("KHR_materials_emissive_strength", {}).get("emissiveStrength", 1)
     emission = texture("emissiveTexture")[:, :3] * material.get("emissiveFactor", (0, 0, 0)) * strength
     if "KHR_materials_unlit" in extensions:
-        diffuse, f0, emission = np.zeros((1, 3)), np.zeros((1, 3)), base_colour[:, :3]
+        diffuse = np.zeros((1, 3))
+        f0 = np.zeros((1, 3))
+        emission = base_colour[:, :3]
     alpha = base_colour[:, 3:] if mode == "BLEND" else np.ones((1, 1))
     if mode == "MASK":
         alpha = base_colour[:, 3:] >= material.get("alphaCutoff", 0.5)

@@ -1,7 +1,7 @@
 """An asset as a mesh: triangles in the world, with the vertex attributes and the materials that shading needs.
 
-Every face is drawn from both sides. Occlusion textures and the file's tangents are not used. A .glb, .gltf or .obj is y up, a
-.ply or .stl is z up. What cannot be drawn right is a Failure.
+Every face is drawn from both sides. Occlusion textures and the file's tangents are not used. What cannot be drawn right is a
+Failure.
 """
 
 import io
@@ -13,15 +13,19 @@ import numpy as np
 from PIL import Image
 
 from rendering.camera import RADIUS
-from rendering.gltf import DRAWN_BY_BLENDER, Gltf, demands, primitives, reading, refused, texture_infos
+from rendering.extent import Placement, centre_and_farthest, place
+from rendering.gltf import Gltf, reading, refused
+from rendering.gltf_demands import DRAWN_BY_BLENDER, demands, texture_infos
+from rendering.quick import draco
 from rendering.quick import material as gltf_material
 from rendering.quick.conversion import converted
 from rendering.quick.material import NEAREST, Surface, Texture, linear
+from rendering.quick.primitives import primitives
 from utils.images import IMAGE_FORMATS
 
 DRAWN = gltf_material.DRAWN | {"KHR_mesh_quantization", "EXT_texture_webp", "skin", "morph targets"}
-Z_UP_SUFFIXES = (".ply", ".stl")
-Y_UP, Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), np.eye(3)  # where x, y and z go
+# Where an asset's x, y and z go, by the axis that points up.
+TO_Z_UP = {"y": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), "z": np.eye(3)}
 # The look of a surface without a material, first without and then with vertex colours.
 PLAIN = {"metallicFactor": 0, "roughnessFactor": 0.5}
 NO_MATERIAL = [
@@ -62,6 +66,7 @@ class Mesh:
     material_of: np.ndarray  # T
     materials: list[dict]
     textures: list[dict[str, Texture]]  # of each material, by their names in it
+    placement: Placement
 
     @property
     def size(self) -> int:
@@ -78,19 +83,22 @@ class Mesh:
         return found
 
 
-def load_mesh(path: Path, texels_per_unit: float) -> Mesh:
-    """Read an asset, centred and scaled to RADIUS. Raises Failure.
+def load_mesh(path: Path, up_axis: str, texels_per_unit: float) -> Mesh:
+    """Read an asset, turned to z up, centred and scaled to RADIUS. Raises Failure.
 
     A texture with more than `texels_per_unit` on a unit of the surface is brought down to it, or it would flicker.
     """
     gltf, parts = _read_parts(path)
-    centre, farthest = _extent([vertices["POSITION"] for vertices, _ in parts])
-    up = Z_UP if path.suffix.lower() in Z_UP_SUFFIXES else Y_UP
+    up = TO_Z_UP[up_axis]
+    positions = np.concatenate([vertices["POSITION"].reshape(-1, 3) for vertices, _ in parts])
+    centre, farthest = centre_and_farthest(positions)
+    if not 0 < farthest < np.inf:
+        raise refused("no extent, or positions that are no numbers")
     materials = gltf.tree.get("materials", [])
     corners = Attributes.concatenate([_attributes(part, centre, RADIUS / farthest, up) for part, _ in parts])
     numbers = [len(materials) + ("COLOR_0" in part) if index is None else index for part, index in parts]
     material_of = np.repeat(numbers, [len(part["POSITION"]) for part, _ in parts])
-    mesh = Mesh(corners, material_of, [*materials, *NO_MATERIAL], [])
+    mesh = Mesh(corners, material_of, [*materials, *NO_MATERIAL], [], place(positions @ up))
     for index, material in enumerate(mesh.materials):
         chosen = material_of == index
         mesh.textures.append(_textures(gltf, material, corners[chosen], texels_per_unit))
@@ -105,10 +113,9 @@ def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:
     foreign = path.suffix.lower() not in (".glb", ".gltf")
     gltf = converted(path) if foreign else Gltf(path.read_bytes(), path.parent)
     with reading("its JSON"):
-        unable = sorted(demands(gltf.tree) - DRAWN)
+        unable = demands(gltf.tree) - DRAWN - ({draco.EXTENSION} if draco.is_installed() else set())
     if unable:
-        hint = "; render.renderer=blender draws it" if DRAWN_BY_BLENDER.issuperset(unable) else ""
-        raise refused(f"not drawn: {', '.join(unable)}{hint}")
+        raise refused(f"not drawn: {', '.join(sorted(unable))}{_remedy(unable)}")
     parts = [(vertices, index) for vertices, index in primitives(gltf) if len(vertices["POSITION"])]
     for vertices in (vertices for vertices, _ in parts if foreign and "COLOR_0" in vertices):
         vertices["COLOR_0"] = linear(vertices["COLOR_0"])  # bytes of sRGB there, linear in glTF
@@ -117,14 +124,12 @@ def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:
     return gltf, parts
 
 
-def _extent(positions: list[np.ndarray]) -> tuple[np.ndarray, float]:
-    """T 3 3 of each primitive -> the bounding box's centre (3), and the farthest vertex's distance from it."""
-    ends = np.array([[function(points, axis=(0, 1)) for function in (np.min, np.max)] for points in positions])
-    centre = (ends[:, 0].min(axis=0) + ends[:, 1].max(axis=0)) / 2
-    farthest = np.max([np.linalg.norm(points - centre, axis=-1).max() for points in positions])
-    if not 0 < farthest < np.inf:
-        raise refused("no extent, or positions that are no numbers")
-    return centre, farthest
+def _remedy(unable: set[str]) -> str:
+    """Say what draws a file that this renderer does not, if it is known."""
+    if not unable <= DRAWN_BY_BLENDER:
+        return ""
+    package = "`pip install DracoPy` or " if unable == {draco.EXTENSION} else ""
+    return f"; {package}render.renderer=blender draws it"
 
 
 def _attributes(vertices: dict, centre: np.ndarray, scale: float, up: np.ndarray) -> Attributes:

@@ -1,6 +1,5 @@
 """The quick renderer's process: `python worker.py JOB.json`. It traces camera rays and shades what they meet with baked light."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from rendering.camera import focal_length_px, orbit_distance
 from rendering.failure import Failure
-from rendering.job import Job, read_job
+from rendering.job import Job, Result, read_job, to_json
 from rendering.quick.baking import RAY_OFFSET, bake_lighting
 from rendering.quick.environment import Environment, look_up
 from rendering.quick.material import dominant_direction, dot, environment_brdf, srgb, unit
@@ -27,19 +26,19 @@ TRACED_ROUGHNESS = 0.4
 def main(job_path: str) -> None:
     allow_only_image_formats()  # trimesh opens images too
     job = read_job(Path(job_path))
-    refused = None
     side = max(1, round(job.num_samples**0.5))
     try:
         texels_per_unit = focal_length_px(job.size_px, job.fov_deg) * side / orbit_distance(job.fov_deg)
-        mesh = load_mesh(Path(job.asset), texels_per_unit)
+        mesh = load_mesh(Path(job.asset), job.up_axis, texels_per_unit)
     except Failure as failure:
-        refused = failure.reason
+        result = Result(refused=failure.reason)
     else:
         scene = Scene(mesh, np.load(job.environment))
         for index, matrix in enumerate(job.camera_to_world):
             image = Image.fromarray(to_straight_srgb(render_view(scene, np.array(matrix), job, side)))
             image.save(Path(job.views, f"{index:03d}.png"))
-    Path(job.views, "result.json").write_text(json.dumps({"refused": refused}))
+        result = Result(object=mesh.placement)
+    Path(job.views, "result.json").write_text(to_json(result))
 
 
 class Scene:
@@ -60,7 +59,8 @@ class Scene:
         for _ in range(MAX_LAYERS):
             hit = self.embree.run(origins[live], directions[live], query="INTERSECT", output=1)
             met = hit["primID"] >= 0
-            hit, live = {name: values[met] for name, values in hit.items()}, live[met]
+            hit = {name: values[met] for name, values in hit.items()}
+            live = live[met]
             if not live.size:
                 break
             colour, alpha = self.shade(hit, directions[live])
@@ -72,7 +72,9 @@ class Scene:
 
     def shade(self, hit: dict, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """N 3, N 1: colour and alpha of what rays of these directions met, seen from the side that they come from."""
-        u, v, triangle = hit["u"][:, None], hit["v"][:, None], hit["primID"]
+        u = hit["u"][:, None]
+        v = hit["v"][:, None]
+        triangle = hit["primID"]
 
         def interpolate(values: np.ndarray) -> np.ndarray:
             one, two, three = values[triangle].transpose(1, 0, 2)
@@ -81,7 +83,8 @@ class Scene:
         points = self.mesh.corners.map(interpolate)
         surface = self.mesh.surface(points, self.mesh.material_of[triangle])
         side = np.where(dot(hit["Ng"], directions) < 0, 1, -1).astype(np.float32)
-        face_normal, normal = unit(hit["Ng"]) * side, surface.normal * side
+        face_normal = unit(hit["Ng"]) * side
+        normal = surface.normal * side
         visibility = np.where(side > 0, *np.split(points.visibility, 2, axis=1))
         cos_view = np.clip(-dot(normal, directions), 1e-3, 1)
         towards = dominant_direction(normal, directions + 2 * cos_view * normal, surface.roughness)

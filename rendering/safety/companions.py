@@ -30,7 +30,8 @@ def companion(folder: Path, name: str) -> Path:
         raise unreadable(f"names the file '{name}', which is outside its folder")
     try:
         path = (folder / name.replace("\\", "/")).resolve()
-        inside, there = path.is_relative_to(folder.resolve()), path.is_file()
+        inside = path.is_relative_to(folder.resolve())
+        there = path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links in a circle
         raise unreadable(f"names the file '{name}', which cannot be") from None
     if not inside:
@@ -63,7 +64,8 @@ def obj_libraries(path: Path) -> list[Path]:
     NAME.mtl beside NAME.obj is one too: Blender reads it although nothing names it. A line that is the name of no one
     file names several. Raises Failure if one is outside the folder, or missing.
     """
-    found, names = [], _library_names(path)
+    found = []
+    names = _library_names(path)
     if sum(1 + len(name.split()) for name in names) > MAX_COMPANIONS:
         raise unreadable(f"names more .mtl files than {MAX_COMPANIONS:,}")
     for name in names:

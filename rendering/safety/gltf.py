@@ -51,7 +51,8 @@ def check_glb(path: Path) -> list[Path]:
         if length > size or 20 + json_size > length or head[16:20] != b"JSON":
             raise unreadable(f"cut off or damaged: announces {length:,} bytes, the file holds {size:,}")
         text = file.read(json_size)
-        chunk, binary = file.read(8), None
+        chunk = file.read(8)
+        binary = None
     if len(chunk) == 8 and chunk[4:] == b"BIN\0":
         held = int.from_bytes(chunk[:4], "little")
         if 28 + json_size + held > size:
@@ -134,7 +135,8 @@ def _check_view(index: int, view: dict, announced: list[dict], buffers: list[_Bu
 def _check_accessor(index: int, item: dict, views: list[dict]) -> int:
     """-> the bytes it announces without a view that holds them."""
     element = _COMPONENT_BYTES[item["componentType"]] * _COMPONENTS[item["type"]]
-    count, unbacked = _number(item, "count"), 0
+    count = _number(item, "count")
+    unbacked = 0
     if "bufferView" in item:
         _check_reach(index, item, count, element, views)
     else:
@@ -161,7 +163,8 @@ def _check_reach(index: int, item: dict, count: int, element: int, views: list[d
 
 def _check_image(folder: Path, index: int, item: dict, views: list[dict], buffers: list[_Buffer]) -> Path | None:
     """-> its file, if it has one of its own."""
-    name, uri = f"image {index}", item.get("uri")
+    name = f"image {index}"
+    uri = item.get("uri")
     for_pil = item.get("mimeType") not in _NOT_FOR_PIL
     if uri is None:
         view = views[_number(item, "bufferView")]

@@ -68,7 +68,8 @@ def check_ply(path: Path) -> list[Path]:
         raise unreadable("not a .ply file: no header")
     lines = [line.split() for line in head[: end.start()].decode("latin-1").splitlines()]
     binary = any(words[:1] == ["format"] and words[1:2] != ["ascii"] for words in lines)
-    announced, held = _ply_bytes(lines, binary), path.stat().st_size - end.end() + 1  # ASCII needs no last newline
+    announced = _ply_bytes(lines, binary)
+    held = path.stat().st_size - end.end() + 1  # ASCII needs no last newline
     if announced > held:
         raise unreadable(f"its header announces at least {announced:,} bytes, the file holds {held - 1:,}")
     _check_ply_look(lines)
@@ -90,7 +91,8 @@ def _check_ply_look(lines: list[list[str]]) -> None:
 
 def _ply_bytes(lines: list[list[str]], binary: bool) -> int:
     """The least that the announced elements take: a list its length, a number in ASCII a digit and a space."""
-    announced, count = 0, 0
+    announced = 0
+    count = 0
     try:
         for words in lines:
             if words[:1] == ["element"]:

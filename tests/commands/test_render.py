@@ -26,11 +26,16 @@ import main
 from commands.render import render
 from dataset.records import Records
 from rendering import orbits
-from rendering.camera import camera_to_world, orbit_distance
+from rendering.camera import orbit_distance
+from rendering.extent import Placement
 from rendering.light import environment_for
-from rendering.queue.output import SHEETS, FailureLine, Output, _number
+from rendering.queue.locks import SHEETS
+from rendering.queue.output import Output, _number
+from rendering.queue.process import Drawn
+from rendering.queue.saved import FailureLine
 from tests.helpers.launch import accelerate_launch
 from tests.helpers.make_assets import make_bad, make_good
+from utils.camera import camera_to_world
 from utils.config import load_config
 from utils.files import new_file, unfinished_path
 from utils.held_out import held_out_of
@@ -129,9 +134,11 @@ def test_the_trainer_reads_what_was_written(whole):
     assert len(elevations) == 3 and all(-5 <= elevation <= 30 for elevation in elevations)
 
 
-def test_cameras_stand_beside_the_views(whole):
+def test_the_cameras_stand_beside_the_views_with_what_brought_the_object_into_the_world(whole):
     _, out, _ = whole
-    cameras = json.loads((out / "i/cameras.json").read_text())
+    cameras = json.loads((out / "i/transforms.json").read_text())
+    assert cameras["renderer"] == "standin"
+    assert cameras["object"] == {"up_axis": "z", "centre": [1.0, 2.0, 3.0], "scale": 0.25, "box": [0.9, 0.4, 0.2]}
     line = next(line for line in lines(out / "svd_meta.jsonl") if line["id"] == "i")
     assert [f"i/{frame['file_path']}" for frame in cameras["frames"]] == line["image_path"]
     assert cameras["w"] == 32
@@ -174,10 +181,21 @@ def test_neither_threads_nor_shares_nor_their_order_change_a_byte(division, whol
 
 
 def test_filtered_objects_are_no_failures(tmp_path):
-    assets = make(tmp_path / "assets", {"a": "draws", "b": "vanishes"})
-    assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
-    assert lines(tmp_path / "out/failures.jsonl")[0]["kind"] == "filtered"
+    assets = make(tmp_path / "assets", {"a": "draws", "b": "vanishes", "c": "lies"})
+    assert run(assets, tmp_path / "out", "render.sheet_rows=0", "filter.min_thickness=0.03") == 0
+    failed = lines(tmp_path / "out/failures.jsonl")
+    assert [line["kind"] for line in failed] == ["filtered", "filtered"]
+    assert failed[1]["reason"] == "flat: its thickness is 0.003 of its width, less than 0.03", "as the renderer says"
     assert not (tmp_path / "out/accepted.png").exists()
+
+
+def test_one_object_in_two_formats_is_rendered_once_and_the_other_file_is_named(tmp_path, capsys):
+    assets = make(tmp_path / "assets", {"a": "draws"})
+    shutil.copy(assets / "a.stl", assets / "a.ply")
+    (assets / "a.ply").write_text("ply\nformat ascii 1.0\nelement vertex 0\nend_header\ndraws draws\n")
+    assert run(assets, tmp_path / "out", "render.sheet_rows=0") == 0
+    assert lines(tmp_path / "out/svd_meta.jsonl")[0]["source"] == "a.ply"
+    assert "files left out, for their objects are there in a preferred format: 1 (a.stl)" in capsys.readouterr().out
 
 
 def test_failures_are_rendered_again_only_when_asked(tmp_path, monkeypatch):
@@ -191,7 +209,8 @@ def test_failures_are_rendered_again_only_when_asked(tmp_path, monkeypatch):
 
 
 def test_a_sheet_and_a_strip_go_with_what_they_showed(tmp_path):
-    assets, out = make(tmp_path / "assets", {"a": "vanishes"}), tmp_path / "out"
+    assets = make(tmp_path / "assets", {"a": "vanishes"})
+    out = tmp_path / "out"
     run(assets, out)
     assert (
         (out / "rejected.png").exists() and not (out / "accepted.png").exists() and any((out / ".rejected").iterdir())
@@ -203,10 +222,8 @@ def test_a_sheet_and_a_strip_go_with_what_they_showed(tmp_path):
 
 
 def test_a_damaged_strip_and_a_removed_view_are_left_out_of_the_sheets(tmp_path):
-    assets, out = (
-        make(tmp_path / "assets", dict.fromkeys("cd", "draws") | dict.fromkeys("efg", "vanishes")),
-        tmp_path / "out",
-    )
+    assets = make(tmp_path / "assets", dict.fromkeys("cd", "draws") | dict.fromkeys("efg", "vanishes"))
+    out = tmp_path / "out"
     run(assets, out)
     before = [Image.open(out / name).height for name in ("accepted.png", "rejected.png")]
     (out / "c/000.png").unlink()
@@ -272,6 +289,60 @@ def test_a_folder_keeps_to_its_settings(whole, capsys):
     assert capsys.readouterr().err == f"error: {out} was rendered with {settings}: choose another render.out\n"
 
 
+def use_second_standin(patch: pytest.MonkeyPatch) -> None:
+    """A renderer that draws what the stand-in refuses, and refuses what is called to be refused by both."""
+    command = ["env", "STANDIN_DRAWS=refuses", *STANDIN]
+    patch.setitem(orbits.RENDERERS, "second", types.SimpleNamespace(command=lambda executable: command))
+
+
+GUEST = ("render.renderer=second", "render.num_samples=7")
+
+
+def test_another_renderer_takes_what_the_folders_own_refused_and_nothing_else(tmp_path, monkeypatch, capsys):
+    use_second_standin(monkeypatch)
+    kinds = {"a": "draws", "b": "refuses", "c": "crashes", "d": "vanishes", "e": "forbids"}
+    assets = make(tmp_path / "assets", kinds)
+    out = tmp_path / "out"
+    assert run(assets, out) == 1
+    make(assets, {"f": "draws"})
+    monkeypatch.setenv("STANDIN_LOG", str(tmp_path / "log"))
+    assert run(assets, out, *GUEST) == 1
+    assert sorted((tmp_path / "log").read_text().split()) == ["b.stl", "e.stl"]
+    assert "second takes the 2 objects that it refused" in capsys.readouterr().out
+    assert [line["id"] for line in lines(out / "svd_meta.jsonl")] == ["a", "b"]
+    drawn_by = [json.loads((out / name / "transforms.json").read_text())["renderer"] for name in "ab"]
+    assert drawn_by == ["standin", "second"]
+    assert run(assets, out, *GUEST) == 1
+    assert run(assets, out) == 1
+    assert (tmp_path / "log").read_text().split()[2:] == ["f.stl"], "what both refused is at rest; its own is drawn"
+    failed = {line["id"]: (line["kind"], line["renderer"]) for line in lines(out / "failures.jsonl")}
+    expected = {"c": ("crashed", "standin"), "d": ("filtered", "standin"), "e": ("refused", "second")}
+    assert failed == expected and [line["id"] for line in lines(out / "svd_meta.jsonl")] == ["a", "b", "f"]
+
+
+def test_a_guest_keeps_to_the_folders_settings_and_retries_no_failures(tmp_path, monkeypatch, capsys):
+    use_second_standin(monkeypatch)
+    assets = make(tmp_path / "assets", {"a": "refuses"})
+    out = tmp_path / "out"
+    run(assets, out)
+    words = ["render", f"render.assets={assets}", f"render.out={out}", *SMALL, *NO_FILTER, *GUEST]
+    assert main.main([*words, "render.size_px=64"]) == 2
+    assert f"error: {out} was rendered with render.size_px=32: choose" in capsys.readouterr().err
+    assert main.main([*words, "render.retry_failures=true"]) == 2
+    assert "belongs to render.renderer=standin, which may retry its failures" in capsys.readouterr().err
+
+
+def test_a_folder_of_an_older_version_is_refused_by_the_keys_that_it_lacks(whole, tmp_path, capsys):
+    assets, out, _ = whole
+    shutil.copytree(out, tmp_path / "out")
+    settings = json.loads((out / "render.json").read_text())
+    del settings["render.up_axis"]
+    (tmp_path / "out/render.json").write_text(json.dumps(settings))
+    words = [f"render.assets={assets}", f"render.out={tmp_path}/out", *SMALL, *NO_FILTER]
+    assert main.main(["render", *words]) == 2
+    assert "/out was rendered before there was render.up_axis: choose another" in capsys.readouterr().err
+
+
 def test_a_folder_keeps_to_its_environment_maps(tmp_path, capsys):
     make(tmp_path / "assets", {"a": "draws"})
     words = [f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", f"render.hdris={tmp_path}/maps", *SMALL]
@@ -289,25 +360,31 @@ def test_a_folder_keeps_to_its_environment_maps(tmp_path, capsys):
 
 
 FRAME = {"file_path": "000.png", "azimuth_deg": 0.0, "elevation_deg": 1.0}
+OURS = {"renderer": "quick", "frames": [FRAME]}
+FOREIGN_FOLDERS = {  # what its transforms.json says, and what lies beside it
+    "without one": (None, "holiday.jpg"),
+    "empty": ("", "holiday.jpg"),
+    "of another form": ('{"mine": 1}', "holiday.jpg"),
+    "with more beside it": (json.dumps(OURS), "holiday.jpg"),
+    "of other names": (json.dumps(OURS | {"frames": [FRAME | {"file_path": "holiday.jpg"}]}), "holiday.jpg"),
+    "another program's": (json.dumps({"frames": [FRAME]}), "000.png"),
+}
 
 
-@pytest.mark.parametrize(
-    "cameras",
-    [None, "", '{"mine": 1}', json.dumps({"frames": [FRAME]}), json.dumps({"frames": [FRAME | {"file_path": "holiday.jpg"}]})],
-    ids=["none", "empty", "another", "with more beside it", "of other names"],
-)  # fmt: skip
-def test_a_foreign_folder_in_the_way_is_not_touched(cameras, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("kind", FOREIGN_FOLDERS)
+def test_a_foreign_folder_in_the_way_is_not_touched(kind, tmp_path, capsys, monkeypatch):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out/a").mkdir(parents=True)
-    (tmp_path / "out/a/holiday.jpg").touch()
-    if cameras is not None:
-        (tmp_path / "out/a/cameras.json").write_text(cameras)
+    content, name = FOREIGN_FOLDERS[kind]
+    (tmp_path / "out/a" / name).touch()
+    if content is not None:
+        (tmp_path / "out/a/transforms.json").write_text(content)
     monkeypatch.setattr(orbits, "run_job", lambda *_: pytest.fail("it is said before the rendering"))
     assert (
         main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL, *NO_FILTER]) == 2
     )
     assert "out/a exists, and is not an orbit of render's" in capsys.readouterr().err
-    assert (tmp_path / "out/a/holiday.jpg").exists()
+    assert (tmp_path / "out/a" / name).exists()
 
 
 def test_a_machine_that_cannot_render_ends_the_run(tmp_path, capsys):
@@ -414,7 +491,9 @@ class FullDisk:
     """Files opened for writing under `folder` are noted; what is written to one called `full` finds no space."""
 
     def __init__(self, folder: Path, full: str | None = None):
-        self.folder, self.full, self.names = folder, full, []
+        self.folder = folder
+        self.full = full
+        self.names = []
         self.original = open
 
     def open(self, file, mode="r", *arguments, **keywords):
@@ -482,7 +561,8 @@ FOREIGN = (
 
 
 def test_what_is_foreign_in_the_folder_of_claims_breaks_no_start_and_stays(tmp_path):
-    assets, claims = make(tmp_path / "assets", {"a": "draws"}), tmp_path / "out/.rendering"
+    assets = make(tmp_path / "assets", {"a": "draws"})
+    claims = tmp_path / "out/.rendering"
     claims.mkdir(parents=True)
     for number, name in enumerate(FOREIGN):
         (claims / name).mkdir() if number % 2 else (claims / name).touch()
@@ -508,7 +588,8 @@ def test_ids_may_be_as_long_as_names_of_files_and_be_rendered_again(letter, num_
 
 @pytest.mark.parametrize("held_out", [0.3, 3, 40])
 def test_what_is_held_out_is_split_off_whole_and_put_back_when_no_longer_asked_for(held_out, tmp_path):
-    assets, out = make(tmp_path / "assets", dict.fromkeys("abcdefgh", "draws") | {"i": "crashes"}), tmp_path / "out"
+    assets = make(tmp_path / "assets", dict.fromkeys("abcdefgh", "draws") | {"i": "crashes"})
+    out = tmp_path / "out"
     files = (out / "svd_meta.jsonl", out / "svd_meta_held_out.jsonl")
     for given in (f"render.held_out={held_out}", "render.held_out=1", "render.held_out=null", "render.held_out=0.999"):
         assert run(assets, out, "render.sheet_rows=0", given) == 1
@@ -521,10 +602,13 @@ def test_what_is_held_out_is_split_off_whole_and_put_back_when_no_longer_asked_f
 def test_the_held_out_choice_is_stable_as_the_set_grows():
     ids = [f"object {number}" for number in range(3000)]
     for amount in (0.01, 0.2, 0.9, 1, 7, 400):
-        chosen, known = set(), set()
+        chosen = set()
+        known = set()
         for size in (10, 100, 1000, 3000):
-            before, chosen = chosen, held_out_of(ids[:size], amount)
-            trained_on, known = known - before, set(ids[:size])
+            before = chosen
+            chosen = held_out_of(ids[:size], amount)
+            trained_on = known - before
+            known = set(ids[:size])
             assert not chosen & trained_on, "an orbit that was trained on is never held out later"
             if amount >= 1:
                 assert len(chosen) == min(size, amount)
@@ -623,7 +707,8 @@ def test_sigterm_ends_it_soon_and_the_same_command_goes_on(tmp_path):
 
 
 def test_a_second_signal_ends_it_where_it_hangs(tmp_path):
-    assets, out = make(tmp_path / "assets", {"a": "draws"}), tmp_path / "out"
+    assets = make(tmp_path / "assets", {"a": "draws"})
+    out = tmp_path / "out"
     out.mkdir()
     with open(out / ".lock", "w+b") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX, 1, SHEETS)
@@ -680,14 +765,16 @@ def objaverse(tmp_path, monkeypatch):
     (tmp_path / "objaverse.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "objaverse", raising=False)
-    monkeypatch.setattr(orbits, "run_job", lambda *_: np.full((4, 32, 32, 4), 128, np.uint8))
+    drawn = Drawn(np.full((4, 32, 32, 4), 128, np.uint8), Placement((0.0, 0.0, 0.0), 1.0, (0.5, 0.5, 0.5)))
+    monkeypatch.setattr(orbits, "run_job", lambda *_: drawn)
     (tmp_path / "uids.txt").write_text("# mine\n" + "\n".join(UIDS) + "\n\n" + "d" * 32 + " # not there\n")
     yield tmp_path
     sys.modules.pop("objaverse", None)
 
 
 def test_uids_are_fetched_rendered_and_removed_with_their_licence_noted(objaverse):
-    out, cached = objaverse / "out", objaverse / "cache/hf-objaverse-v1/glbs/000-000"
+    out = objaverse / "out"
+    cached = objaverse / "cache/hf-objaverse-v1/glbs/000-000"
     cached.mkdir(parents=True)
     (cached / f"{UIDS[2]}.glb").write_bytes((objaverse / "good/crate.glb").read_bytes())  # the user's own
     assert run(objaverse / "uids.txt", out, "render.licenses=[by, cc0]", "render.sheet_rows=0") == 1

@@ -17,9 +17,10 @@ from dataset.inputs import input_view
 from dataset.records import Records
 from dataset.views import measure_object_fill
 from models.sampling import guidance_scales
-from rendering.camera import camera_to_world, focal_length_px, project
+from rendering.camera import focal_length_px, project
 from tests.helpers.runs import sign
 from training.saved_model import find_saved_model
+from utils.camera import camera_to_world
 from utils.errors import UserError
 from utils.schemas import DataSettings, SourceSettings
 from utils.video import read_mp4

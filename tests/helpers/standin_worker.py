@@ -23,10 +23,12 @@ def main(job_path: str) -> None:
             log.write(Path(job["asset"]).name + "\n")
     if task in TASKS:
         TASKS[task](views)
-    refused = "cannot draw velvet" if task == "refuses" else None
+    able = os.environ.get("STANDIN_DRAWS")
+    refused = "cannot draw velvet" if task in ("refuses", "forbids") and task != able else None
     for view in range(count if task != "omits" else count - 1):
         (views / f"{view:03d}.png").write_bytes(png(task, view, count, job["size_px"]))
-    (views / "result.json").write_text(json.dumps({"refused": refused}))
+    placement = {"centre": [1.0, 2.0, 3.0], "scale": 0.25, "box": [0.9, 0.4, 0.001 if task == "lies" else 0.2]}
+    (views / "result.json").write_text(json.dumps({"refused": refused, "object": None if refused else placement}))
 
 
 def png(task: str, view: int, count: int, size: int) -> bytes:

@@ -1,10 +1,11 @@
 """Which assets there are, what they are called, and whose they are."""
 
 import os
+import random
 
 import pytest
 
-from rendering.queue.assets import MAX_CLASHES, Asset, AssetFolder
+from rendering.queue.assets import MAX_CLASHES, SUFFIXES, Asset, AssetFolder
 from tests.helpers.make_assets import make_good
 from utils.division import Division, division_of
 from utils.errors import UserError
@@ -22,7 +23,7 @@ def test_ids_are_the_paths_without_suffix_and_companions_are_no_assets(tmp_path)
     [
         ((), "holds no .glb, .gltf, .obj, .ply or .stl file"),
         (("notes.txt", ".hidden.glb", ".cache/a.glb"), "holds no .glb"),
-        (("chair.obj", "chair.glb"), "chair.glb and chair.obj would both be object 'chair'"),
+        (("chair.GLB", "chair.glb"), "chair.GLB and chair.glb would both be object 'chair'"),
         (("car.glb", "car/wheel.glb"), "car/wheel.glb would be rendered into the folder of car.glb's views"),
         (("failures.jsonl.glb",), "a name that render needs itself"),
     ],
@@ -38,7 +39,7 @@ def test_folders_that_cannot_be_rendered_are_refused(names, message, tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 15, 40])
 def test_all_clashes_are_in_one_message(count, tmp_path):
     for number in range(count):
-        for name in (f"chair{number}.obj", f"chair{number}.glb", f"car{number}.stl", f"car{number}/wheel.ply"):
+        for name in (f"chair{number}.GLB", f"chair{number}.glb", f"car{number}.stl", f"car{number}/wheel.ply"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).touch()
     with pytest.raises(UserError) as error:
@@ -47,6 +48,22 @@ def test_all_clashes_are_in_one_message(count, tmp_path):
     clashes = message.count("would both be object") + message.count("would be rendered into the folder of")
     assert clashes == min(2 * count, MAX_CLASHES)
     assert (f"; and {2 * count - MAX_CLASHES} more" in message) == (2 * count > MAX_CLASHES)
+
+
+def test_of_an_object_in_several_formats_the_first_in_order_is_taken_and_the_rest_are_named(tmp_path):
+    chance = random.Random(0)
+    expected = []
+    left_out = []
+    for number in range(40):
+        suffixes = chance.sample(SUFFIXES, chance.randint(1, len(SUFFIXES)))
+        for suffix in suffixes:
+            (tmp_path / f"{number:02d}{suffix}").touch()
+        best = min(suffixes, key=SUFFIXES.index)
+        expected.append(Asset(f"{number:02d}", f"{number:02d}{best}"))
+        left_out += [f"{number:02d}{suffix}" for suffix in suffixes if suffix != best]
+    found = AssetFolder(tmp_path)
+    assert found.assets == expected
+    assert sorted(found.left_out) == sorted(left_out)
 
 
 def test_ids_can_stand_in_a_jsonl(tmp_path):

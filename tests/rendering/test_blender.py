@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from rendering.blender import renderer as blender
-from rendering.camera import FOV_DEG, RADIUS, camera_to_world, focal_length_px, orbit_distance, project
+from rendering.camera import FOV_DEG, RADIUS, focal_length_px, orbit_distance, project
 from rendering.failure import Failure
-from rendering.job import Job
+from rendering.job import Job, up_axis
 from rendering.light import directions
 from rendering.queue.process import Limits, run_job
+from rendering.quick import renderer as quick
 from tests.helpers.lamps import lamp
 from tests.helpers.make_assets import texture
+from utils.camera import camera_to_world
 from utils.errors import UserError
 
 SIZE = 128
@@ -34,20 +36,27 @@ def cameras(*angles):
 
 
 @pytest.fixture
-def render(tmp_path):
-    """(asset, cameras, environment) -> V size size 4 in [0, 1]: straight sRGB, alpha."""
+def draw(tmp_path):
+    """(asset, cameras, environment, renderer) -> Drawn."""
     numbers = iter(range(100))
 
-    def run(asset, to_world, environment=WHITE_SKY, renderer=blender):
+    def run(asset, to_world, environment=WHITE_SKY, renderer=blender, wanted="auto"):
+        axis = up_axis(asset, wanted)
         command = renderer.command(os.environ.get("BLENDER", "") if renderer is blender else "")
         folder = tmp_path / f"job{next(numbers)}"
         folder.mkdir()
         np.save(folder / "environment.npy", environment)
         names = (str(asset), str(folder / "views"))
-        job = Job(*names, to_world, FOV_DEG, SIZE, 16, str(folder / "environment.npy"), "cpu")
-        return run_job(command, job, Limits(600, 8)) / 255
+        job = Job(*names, to_world, FOV_DEG, SIZE, 16, str(folder / "environment.npy"), "cpu", axis)
+        return run_job(command, job, Limits(600, 8))
 
     return run
+
+
+@pytest.fixture
+def render(draw):
+    """(asset, cameras, environment, renderer) -> V size size 4 in [0, 1]: straight sRGB, alpha."""
+    return lambda *arguments: draw(*arguments).views / 255
 
 
 def write_ply(path, vertices, faces, colours=None):
@@ -68,7 +77,8 @@ def sphere(rings=40, corners=80):
     points = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], axis=-1)
     index = np.arange((rings + 1) * corners).reshape(rings + 1, corners)
     a, b = index[:-1], np.roll(index[:-1], -1, axis=1)
-    c, d = index[1:], np.roll(index[1:], -1, axis=1)
+    c = index[1:]
+    d = np.roll(index[1:], -1, axis=1)
     return points.reshape(-1, 3), np.concatenate([np.stack(face, -1).reshape(-1, 3) for face in ((a, c, d), (a, d, b))])
 
 
@@ -76,7 +86,9 @@ def write_gltf(path, vertices, faces, nodes=None, **more):
     """A mesh that every node of `nodes` with a mesh shows; `more`: material, animations, skins, ..."""
     arrays = [np.asarray(vertices, np.float32), np.asarray(faces, np.uint32).reshape(-1, 1)]
     arrays += [np.asarray(array, np.float32) for array in more.pop("arrays", [])]
-    blob, views, accessors = b"", [], []
+    blob = b""
+    views = []
+    accessors = []
     for array in arrays:
         views.append({"buffer": 0, "byteOffset": len(blob), "byteLength": array.nbytes})
         kind = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}[array.shape[1]]
@@ -131,6 +143,31 @@ def test_the_silhouette_is_that_of_the_projected_vertices_from_all_sides(tmp_pat
         assert expected.sum() > 500
         assert iou(view[..., 3] > 0.5, expected) > 0.98
         assert view[..., 3].sum() == pytest.approx(expected.sum(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_an_obj_and_a_ply_stand_on_the_axis_that_they_are_told(tmp_path, draw):
+    obj = tmp_path / "wedge.obj"
+    rows = ["v {} {} {}".format(*point) for point in WEDGE] + ["f {} {} {}".format(*np.add(f, 1)) for f in WEDGE_FACES]
+    obj.write_text("\n".join(rows) + "\n")
+    ply = write_ply(tmp_path / "wedge.ply", WEDGE, WEDGE_FACES)
+    for axis, points in (("y", WEDGE @ [[1, 0, 0], [0, 0, 1], [0, -1, 0]]), ("z", WEDGE)):
+        for asset in (obj, ply):
+            (view,) = draw(asset, cameras((20, 10)), WHITE_SKY, blender, axis).views
+            assert iou(view[..., 3] > 127, hull_mask(normalised(points), cameras((20, 10))[0])) > 0.98
+
+
+@pytest.mark.slow
+def test_both_renderers_say_alike_where_an_object_is(tmp_path, draw):
+    assets = [
+        write_ply(tmp_path / "wedge.ply", WEDGE, WEDGE_FACES),
+        write_gltf(tmp_path / "wedge.gltf", WEDGE, WEDGE_FACES, [{"mesh": 0, "rotation": [0, 0.6, 0, 0.8]}]),
+    ]
+    for asset in assets:
+        slow, fast = (draw(asset, cameras((20, 10)), WHITE_SKY, renderer).placement for renderer in (blender, quick))
+        np.testing.assert_allclose(slow.centre, fast.centre, atol=1e-5)
+        assert slow.scale == pytest.approx(fast.scale, rel=1e-5)
+        np.testing.assert_allclose(slow.box, fast.box, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -201,7 +238,8 @@ def test_edges_have_the_objects_colour_on_any_background_and_nothing_is_black(tm
     points, faces = sphere()
     asset = write_gltf(tmp_path / "unlit.gltf", points, faces, material=unlit, extensionsUsed=["KHR_materials_unlit"])
     view = render(asset, cameras((30, 10)))[0]
-    rgb, alpha = view[..., :3], view[..., 3:]
+    rgb = view[..., :3]
+    alpha = view[..., 3:]
     np.testing.assert_allclose(linear(np.median(rgb[alpha[..., 0] == 1], axis=0)), colour, rtol=0.02)
     assert ((alpha > 0.05) & (alpha < 0.95)).sum() > 100
     off = (alpha * (rgb - np.median(rgb[alpha[..., 0] == 1], axis=0)))[(alpha[..., 0] > 0) & (alpha[..., 0] < 1)]
@@ -249,7 +287,8 @@ def test_gltf_is_y_up_and_stands_at_rest_whatever_its_animations_lights_and_came
 def test_a_skin_is_posed_as_its_joints_stand(tmp_path, render):
     """One joint half a turn about y from where it was bound: x and z of all vertices change sign."""
     to_world = cameras((20, 10), (110, 10))
-    weights, joints = np.tile([1.0, 0, 0, 0], (len(WEDGE), 1)), np.zeros((len(WEDGE), 4))
+    weights = np.tile([1.0, 0, 0, 0], (len(WEDGE), 1))
+    joints = np.zeros((len(WEDGE), 4))
     y_up = np.stack([WEDGE[:, 0], WEDGE[:, 2], -WEDGE[:, 1]], axis=1)
     path = write_gltf(
         tmp_path / "skin.gltf",
@@ -337,8 +376,6 @@ def test_an_extension_that_blender_does_not_read_is_refused_by_name(tmp_path, re
 
 @pytest.mark.slow
 def test_the_quick_renderer_has_blenders_silhouettes_and_light(tmp_path, render):
-    from rendering.quick import renderer as quick
-
     to_world = cameras((15, 10), (135, 25), (255, -5))
     for asset in (write_ply(tmp_path / "wedge.ply", WEDGE, WEDGE_FACES), matt_ball(tmp_path)):
         for slow, fast in zip(*(render(asset, to_world, lamp(60, 30, 25), renderer) for renderer in (blender, quick))):
@@ -357,8 +394,6 @@ def test_nodes_may_stand_thousands_deep(tmp_path, render):
 
 def both(render, asset, to_world, environment):
     """-> Blender's views and the quick renderer's, V size size 4; the silhouettes are the same."""
-    from rendering.quick import renderer as quick
-
     pair = [render(asset, to_world, environment, renderer) for renderer in (blender, quick)]
     for slow, fast in zip(*pair):
         assert iou(slow[..., 3] > 0.5, fast[..., 3] > 0.5) > 0.97
@@ -388,7 +423,8 @@ def test_an_objs_materials_are_blenders_in_the_quick_renderer(tmp_path, render, 
     Image.fromarray(squares).save(tmp_path / "green.png")
     (tmp_path / "paint.mtl").write_text("newmtl red\nKd 0.6 0.1 0.1\nnewmtl green\nKd 0.3 0.3 0.3\nmap_Kd green.png\n")
     name = "card" if library else "paint"  # the .mtl that has the .obj's name is read, too
-    lines, first = [library, "vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1"], 1
+    lines = [library, "vt 0 0", "vt 1 0", "vt 1 1", "vt 0 1"]
+    first = 1
     for material, (x, y) in zip(("none", "red", "green", "lost"), ((0, 1), (1, 1), (0, 0), (1, 0))):
         lines += [f"v {x + dx} {y + dy} 0" for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
         lines += [f"usemtl {material}", "f " + " ".join(f"{first + corner}/{1 + corner}" for corner in range(4))]
@@ -416,7 +452,8 @@ def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
         more = {"arrays": [np.concatenate([points, -points])], "attributes": {"NORMAL": 2}}
         both_ways = np.concatenate([faces, faces[:, ::-1] + len(points)])
         double = write_gltf(tmp_path / "double.gltf", np.tile(points, (2, 1)), both_ways, material=matt, **more)
-    to_world, light = cameras((20, 20)), lamp(60, 30, 25)
+    to_world = cameras((20, 20))
+    light = lamp(60, 30, 25)
     slow, fast = both(render, double, to_world, light)
     expected = render(single, to_world, light)
     solid = (slow[..., 3] == 1) & (fast[..., 3] == 1)
@@ -430,8 +467,11 @@ def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
 def test_normal_maps_bend_as_in_blender_also_in_mirrored_nodes(tmp_path, render, scale):
     """A card, the left half of which leans to its right and the upper half of which leans up, seen and lit from the front."""
     texels = np.zeros((8, 8, 3), np.uint8)
-    texels[..., 2], texels[..., 0], texels[..., 1] = 220, 128, 128
-    texels[:, :4, 0], texels[:4, :, 1] = 210, 210
+    texels[..., 2] = 220
+    texels[..., 0] = 128
+    texels[..., 1] = 128
+    texels[:, :4, 0] = 210
+    texels[:4, :, 1] = 210
     buffer = io.BytesIO()
     Image.fromarray(texels).save(buffer, "PNG")
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,21 +1,14 @@
 import numpy as np
 import pytest
 
-from rendering.camera import (
-    FILL,
-    RADIUS,
-    azimuths_deg,
-    camera_to_world,
-    focal_length_px,
-    orbit_cameras,
-    orbit_distance,
-    project,
-)
+from rendering.camera import FILL, RADIUS, azimuths_deg, focal_length_px, orbit_distance, project
+from utils.camera import camera_to_world
 
 
 def test_the_distance_lets_the_bounding_sphere_fill_nine_tenths_of_the_frame():
     assert orbit_distance() == pytest.approx(1.896, abs=5e-4)
-    distance, focal_px = orbit_distance(), focal_length_px(1000)
+    distance = orbit_distance()
+    focal_px = focal_length_px(1000)
     edge = np.sqrt(distance**2 - RADIUS**2)  # from the camera to where its rays touch the sphere
     outline_px = focal_px * RADIUS / edge
     assert 2 * outline_px == pytest.approx(FILL * 1000)
@@ -45,15 +38,3 @@ def test_projection_from_the_front_shows_y_to_the_right_and_z_up():
     np.testing.assert_allclose(centre, [50, 50])
     np.testing.assert_allclose(right, [50 + focal_px * 0.1, 50])
     np.testing.assert_allclose(up, [50, 50 - focal_px * 0.1])
-
-
-def test_orbit_cameras_give_what_a_reader_of_transforms_json_needs_to_project():
-    cameras = orbit_cameras([f"{view:03d}.png" for view in range(21)], 12.5, 64)
-    assert [frame["file_path"] for frame in cameras["frames"]][:2] == ["000.png", "001.png"]
-    assert cameras["frames"][7]["azimuth_deg"] == 120 and cameras["frames"][7]["elevation_deg"] == 12.5
-    point = np.array([[0.1, -0.2, 0.3]])
-    for frame in cameras["frames"]:
-        x, y, z = (np.linalg.inv(frame["transform_matrix"]) @ [*point[0], 1])[:3]
-        seen = [cameras["cx"] + cameras["fl_x"] * x / -z, cameras["cy"] + cameras["fl_y"] * y / z]
-        expected = project(point, np.array(frame["transform_matrix"]), cameras["fl_x"], cameras["w"])[0]
-        np.testing.assert_allclose(seen, expected)

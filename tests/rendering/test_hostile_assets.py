@@ -23,7 +23,8 @@ from tests.helpers.make_assets import box, gltf, make_good, obj, texture
 from utils.images import IMAGE_FORMATS
 
 MAX_BYTES = 512 << 20
-NUM_MUTANTS, NUM_IN_PROCESSES = 1500, 8
+NUM_MUTANTS = 1500
+NUM_IN_PROCESSES = 8
 
 
 def outcome(asset: Path, folder: Path, time_s: float = 20, memory_gib: float = 1) -> str:
@@ -192,7 +193,8 @@ def mutants(good: Path, count: int) -> Iterator[tuple[str, bytes]]:
 def test_a_mutated_asset_passes_or_is_a_failure_and_so_in_a_process_of_its_own(tmp_path):
     """All are judged here, by the function itself; some, and those for which it raises something else, in a process too."""
     make_good(tmp_path)
-    counts, again = Counter(), []
+    counts = Counter()
+    again = []
     for number, (name, data) in enumerate(mutants(tmp_path, NUM_MUTANTS)):
         path = (tmp_path / name).with_stem("mutant")
         path.write_bytes(data)

@@ -5,20 +5,25 @@ import json
 import struct
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rendering.camera import camera_to_world, focal_length_px, orbit_distance, project
+from rendering.camera import focal_length_px, orbit_distance, project
 from rendering.failure import Failure
-from rendering.gltf import DRAWN_BY_BLENDER, Gltf, demands, world_matrices
-from rendering.job import Job, to_json
-from rendering.quick import baking, mesh
+from rendering.gltf import Gltf
+from rendering.gltf_demands import DRAWN_BY_BLENDER, demands
+from rendering.job import Job, to_json, up_axis
+from rendering.quick import baking, draco, mesh
 from rendering.quick import renderer as quick
 from rendering.quick import worker as quick_worker
 from rendering.quick.material import linear, srgb
+from rendering.quick.primitives import world_matrices
 from tests.helpers.lamps import lamp
+from utils.camera import camera_to_world
 from utils.errors import UserError
 
 SIZE = 64
@@ -123,14 +128,14 @@ class Builder:
 def draw(tmp_path):
     """(asset or Builder, azimuths, elevation, environment) -> V SIZE SIZE 4 uint8, or the reason why not."""
 
-    def run(asset, azimuths=(FRONT,), elevation_deg=0.0, environment=None, samples=4):
+    def run(asset, azimuths=(FRONT,), elevation_deg=0.0, environment=None, samples=4, up_axis="y"):
         if isinstance(asset, Builder):
             asset = asset.write(tmp_path / "asset.glb")
         views = tmp_path / "views"
         views.mkdir(exist_ok=True)
         np.save(tmp_path / "sky.npy", np.ones((32, 64, 3), np.float32) if environment is None else environment)
         cameras = [camera_to_world(azimuth, elevation_deg, orbit_distance()).tolist() for azimuth in azimuths]
-        job = Job(str(asset), str(views), cameras, 33.8, SIZE, samples, str(tmp_path / "sky.npy"), "cpu")
+        job = Job(str(asset), str(views), cameras, 33.8, SIZE, samples, str(tmp_path / "sky.npy"), "cpu", up_axis)
         (tmp_path / "job.json").write_text(to_json(job))
         quick_worker.main(str(tmp_path / "job.json"))
         refused = json.loads((views / "result.json").read_text())["refused"]
@@ -164,28 +169,29 @@ def outline(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
 
 def test_the_silhouette_of_a_turned_box_is_its_projected_outline(draw):
     builder = Builder()
-    points, turn = CUBE * np.float32([1, 0.5, 0.3]), np.array([0.2, 0.4, 0.1, 0.8])
+    points = CUBE * np.float32([1, 0.5, 0.3])
+    turn = np.array([0.2, 0.4, 0.1, 0.8])
     builder.mesh(points, CUBE_FACES, rotation=(turn / np.linalg.norm(turn)).tolist(), translation=[5, 6, 7])
     matrix = world_matrices(builder.tree)[0]
     corners = to_world(points @ matrix[:3, :3].T)
     for elevation in (-5, 12, 30):
         azimuths = np.arange(0, 360, 72)
         for azimuth, view in zip(azimuths, draw(builder, azimuths, elevation, samples=9)):
-            expected, drawn = (
-                outline(corners, camera_to_world(azimuth, elevation, orbit_distance())),
-                view[..., 3] > 127,
-            )
+            expected = outline(corners, camera_to_world(azimuth, elevation, orbit_distance()))
+            drawn = view[..., 3] > 127
             assert (expected & drawn).sum() / (expected | drawn).sum() >= 0.98
 
 
 def test_markers_are_found_within_a_pixel_of_their_projections_from_all_sides(draw):
-    builder, rng = Builder(), np.random.default_rng(0)
+    builder = Builder()
+    rng = np.random.default_rng(0)
     places = np.float32([[1, 0, 0], [-1, 0.3, 0], [0, 1, 0.2], [0, -1, 0], [0.3, 0, 1], [0, 0.2, -1]])
     colours = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
     for place, colour in zip(places, colours):
         builder.mesh(*sphere(place, 0.12, 12)[:2], unlit(*map(float, colour)))
     everything = np.concatenate([sphere(place, 0.12, 12)[0] for place in places])
-    azimuths, found = rng.uniform(0, 360, 8), np.zeros(len(places), int)
+    azimuths = rng.uniform(0, 360, 8)
+    found = np.zeros(len(places), int)
     for elevation in (-5, 30):
         for azimuth, view in zip(azimuths, draw(builder, azimuths, elevation)):
             camera = camera_to_world(azimuth, elevation, orbit_distance())
@@ -223,7 +229,8 @@ def test_a_mirror_shows_what_stands_behind_the_camera(draw):
 
 @pytest.mark.parametrize("factors", [MATT, {"metallicFactor": 1, "roughnessFactor": 0.2}])
 def test_in_even_light_a_ball_has_its_own_colour(draw, factors):
-    builder, colour = Builder(), np.array([0.8, 0.4, 0.2])
+    builder = Builder()
+    colour = np.array([0.8, 0.4, 0.2])
     builder.mesh(*sphere()[:2], {"pbrMetallicRoughness": {"baseColorFactor": [*colour, 1]} | factors}, sphere()[2])
     seen = linear(draw(builder)[0, 32, 32, :3] / 255)
     np.testing.assert_allclose(seen, colour, atol=0.06)
@@ -234,19 +241,19 @@ def test_a_corner_of_a_room_is_darker_than_its_floor_in_the_open(draw):
     points = np.float32(
         [[-4, 0, -4], [-4, 0, 4], [4, 0, 4], [4, 0, -4], [-4, 0, -4], [4, 0, -4], [4, 3, -4], [-4, 3, -4]]
     )
-    faces, grey = (
-        [[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]],
-        {"pbrMetallicRoughness": MATT | {"baseColorFactor": [0.5] * 3 + [1]}},
-    )
+    faces = [[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]]
+    grey = {"pbrMetallicRoughness": MATT | {"baseColorFactor": [0.5] * 3 + [1]}}
     builder.mesh(points, faces, grey)
-    camera, places = camera_to_world(FRONT, 25, orbit_distance()), to_world([[0, 0, -3.8], [0, 0, 3]], points)
+    camera = camera_to_world(FRONT, 25, orbit_distance())
+    places = to_world([[0, 0, -3.8], [0, 0, 3]], points)
     edge, middle = project(places, camera, focal_length_px(SIZE), SIZE).astype(int)
     (view,) = draw(builder, elevation_deg=25)[..., 0].astype(int)
     assert view[edge[1], edge[0]] + 10 < view[middle[1], middle[0]]
 
 
 def test_edges_have_the_objects_colour_and_what_is_empty_is_black(draw):
-    builder, colour = Builder(), np.array([0.9, 0.2, 0.05])
+    builder = Builder()
+    colour = np.array([0.9, 0.2, 0.05])
     builder.mesh(*sphere()[:2], unlit(*colour))
     (view,) = draw(builder, samples=16)
     partly = (view[..., 3] > 0) & (view[..., 3] < 255)
@@ -385,8 +392,10 @@ UNABLE = {
 
 
 @pytest.mark.parametrize("feature", UNABLE)
-def test_what_cannot_be_drawn_right_is_refused_by_name(draw, feature):
-    builder, change = Builder(), dict(UNABLE[feature])
+def test_what_cannot_be_drawn_right_is_refused_by_name(draw, feature, monkeypatch):
+    monkeypatch.setattr(draco, "is_installed", lambda: False)
+    builder = Builder()
+    change = dict(UNABLE[feature])
     material = {"extensions": {feature: change.pop("material")}} if "material" in change else {}
     if "texCoord" in change:
         material = {"emissiveTexture": builder.texture([[[0, 0, 0]]]) | {"texCoord": change.pop("texCoord")}}
@@ -411,7 +420,8 @@ def test_an_extension_that_the_file_does_not_announce_is_seen(draw, kind):
     assert "EXT_mesh_gpu_instancing" in draw(builder)
 
 
-def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path):
+def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(draco, "is_installed", lambda: False)
     chance = np.random.default_rng(0)
     known = sorted(DRAWN_BY_BLENDER - mesh.DRAWN)
     for _ in range(60):
@@ -420,9 +430,99 @@ def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path):
         builder.mesh(*QUAD)
         builder.tree["nodes"][0]["extensions"] = {name: {} for name in names}
         with pytest.raises(Failure) as failure:
-            mesh.load_mesh(builder.write(tmp_path / "asset.glb"), 100)
+            mesh.load_mesh(builder.write(tmp_path / "asset.glb"), "y", 100)
         assert all(name in failure.value.reason for name in names)
-        assert failure.value.reason.endswith("; render.renderer=blender draws it") == (set(names) <= set(known))
+        assert failure.value.reason.endswith("render.renderer=blender draws it") == (set(names) <= set(known))
+
+
+class StandinDraco:
+    """What DracoPy offers and draco.py uses. Its data is the place of a mesh in a list."""
+
+    class FileTypeException(Exception):
+        pass
+
+    def __init__(self):
+        self.meshes = []
+
+    def encode(self, points, faces, quantization_bits, preserve_order, generic_attributes) -> bytes:
+        arrays = generic_attributes | {len(generic_attributes) + 1: points}
+        attributes = [{"unique_id": number, "attribute_type": 4, "data": data} for number, data in arrays.items()]
+        attributes[-1]["attribute_type"] = 0
+        by_id = {part["unique_id"]: part for part in attributes}
+        mesh = types.SimpleNamespace(faces=faces, attributes=attributes, get_attribute_by_unique_id=by_id.get)
+        self.meshes.append(mesh)
+        return b"DRACO%03d" % (len(self.meshes) - 1)
+
+    def decode(self, data):
+        if data[:5] != b"DRACO":
+            raise self.FileTypeException("Input mesh is not draco encoded")
+        return self.meshes[int(data[5:])]
+
+
+@pytest.fixture(params=["stand-in", "DracoPy"])
+def dracopy(request, monkeypatch):
+    if request.param == "DracoPy":
+        return pytest.importorskip("DracoPy")
+    monkeypatch.setitem(sys.modules, "DracoPy", StandinDraco())
+    monkeypatch.setattr(draco, "is_installed", lambda: True)
+    return sys.modules["DracoPy"]
+
+
+def compressed(dracopy, builder: Builder, points, faces, material=None, **arrays) -> dict:
+    """Add a Draco-compressed mesh. `arrays`: attributes by name."""
+    generic = dict(enumerate(arrays.values(), start=1))
+    data = dracopy.encode(points, np.uint32(faces), 16, preserve_order=True, generic_attributes=generic)
+    primitive = builder.mesh(points, faces, material)
+    for name, values in arrays.items():
+        primitive["attributes"][name] = builder.accessor(values, values.dtype.type)
+    for number in (*primitive["attributes"].values(), primitive["indices"]):
+        del builder.tree["accessors"][number]["bufferView"]
+    decoded = dracopy.decode(data)
+    position = next(part["unique_id"] for part in decoded.attributes if part["attribute_type"] == 0)
+    ids = {"POSITION": position} | dict(zip(arrays, generic))
+    primitive["extensions"] = {draco.EXTENSION: {"bufferView": builder.view(data), "attributes": ids}}
+    builder.tree["extensionsRequired"] = [draco.EXTENSION]
+    return primitive
+
+
+def test_a_compressed_mesh_looks_like_the_same_one_uncompressed(draw, dracopy):
+    points, faces, normals = sphere(rings=12)
+    colour = np.uint8(np.column_stack([(normals + 1) * 127, np.full(len(normals), 255)]))
+    matt = {"pbrMetallicRoughness": MATT}
+    views = []
+    for packed in (False, True):
+        builder = Builder()
+        if packed:
+            primitive = compressed(dracopy, builder, points, faces, matt, NORMAL=normals, COLOR_0=colour)
+        else:
+            primitive = builder.mesh(points, faces, matt, normals)
+            primitive["attributes"]["COLOR_0"] = builder.accessor(colour, np.uint8)
+        builder.tree["accessors"][primitive["attributes"]["COLOR_0"]]["normalized"] = True
+        views.append(draw(builder, [20, 200], 10, environment=lamp(60, 30)).astype(int))
+    plain, unpacked = views
+    assert np.ptp(plain[..., 0]) > 100 and np.abs(plain - unpacked).mean() < 0.5
+
+
+def test_compressed_data_that_is_damaged_or_holds_more_than_it_announces_is_refused(draw, dracopy):
+    builder = Builder()
+    primitive = compressed(dracopy, builder, *sphere(rings=6)[:2])
+    place = builder.tree["accessors"][primitive["attributes"]["POSITION"]]
+    place["count"] -= 1
+    assert draw(builder, samples=1) == "its Draco data holds another POSITION than it announces"
+    place["count"] += 1
+    view = builder.tree["bufferViews"][primitive["extensions"][draco.EXTENSION]["bufferView"]]
+    start = view["byteOffset"]
+    builder.data = builder.data[:start] + b"DRAGON" + builder.data[start + 6 :]
+    assert draw(builder, samples=1) == "its Draco data is damaged"
+
+
+def test_without_the_decoder_the_package_and_the_other_renderer_are_named(draw, monkeypatch):
+    monkeypatch.setattr(draco, "is_installed", lambda: False)
+    builder = Builder()
+    builder.mesh(*QUAD)
+    builder.tree["extensionsRequired"] = [draco.EXTENSION]
+    expected = f"not drawn: {draco.EXTENSION}; `pip install DracoPy` or render.renderer=blender draws it"
+    assert draw(builder) == expected
 
 
 def test_damage_is_refused_with_the_reason(draw, tmp_path):
@@ -464,7 +564,8 @@ def test_damage_names_the_part_and_our_own_mistakes_are_none(draw, monkeypatch):
 def test_sparse_strided_and_quantised_data_are_read(tmp_path):
     builder = Builder()
     values = builder.accessor(np.zeros((3, 2)))
-    places, changes = builder.view(np.uint8([2]).tobytes()), builder.view(np.float32([[5, 6]]).tobytes())
+    places = builder.view(np.uint8([2]).tobytes())
+    changes = builder.view(np.float32([[5, 6]]).tobytes())
     builder.tree["accessors"][values]["sparse"] = {
         "count": 1,
         "indices": {"bufferView": places, "componentType": 5121},
@@ -478,29 +579,41 @@ def test_sparse_strided_and_quantised_data_are_read(tmp_path):
     np.testing.assert_allclose(gltf.accessor(fractions), [[1], [0], [0.2]])
 
 
-def test_every_format_stands_as_its_up_axis_says(draw, tmp_path):
+def write_in_every_format(folder, points) -> list:
+    """The cube's faces over these points, without normals, as .obj, .ply and .stl."""
+    rows = "".join("f {} {} {}\n".format(*np.add(face, 1)) for face in CUBE_FACES)
+    (folder / "asset.obj").write_text("".join("v {} {} {}\n".format(*point) for point in points) + rows)
+    header = "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "property uchar red\nproperty uchar green\nproperty uchar blue\n"
+    header += "element face 12\nproperty list uchar int vertex_indices\nend_header\n"
+    rows = "".join("{} {} {} 200 100 50\n".format(*point) for point in points)
+    rows += "".join("3 {} {} {}\n".format(*face) for face in CUBE_FACES)
+    (folder / "asset.ply").write_text(header + rows)
+    facets = b"".join(np.float32([[0, 0, 0], *points[face]]).tobytes() + b"\0\0" for face in CUBE_FACES)
+    (folder / "asset.stl").write_bytes(b"\0" * 80 + struct.pack("<I", 12) + facets)
+    return [folder / f"asset.{suffix}" for suffix in ("obj", "ply", "stl")]
+
+
+@pytest.mark.parametrize("axis", ["y", "z"])
+def test_every_format_stands_on_the_axis_that_it_is_told(draw, tmp_path, axis):
     points = CUBE * np.float32([0.3, 1, 0.5])  # tall in y
     builder = Builder()
     builder.mesh(points, CUBE_FACES)
     (expected,) = draw(builder, [30], 20)[..., 3]
-    upright = points @ np.float32([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
-    rows = "".join("f {} {} {}\n".format(*np.add(face, 1)) for face in CUBE_FACES)
-    (tmp_path / "asset.obj").write_text("".join("v {} {} {}\n".format(*point) for point in points) + rows)
-    header = "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
-    header += "property uchar red\nproperty uchar green\nproperty uchar blue\n"
-    rows = "".join("{} {} {} 200 100 50\n".format(*point) for point in upright) + "".join(
-        "3 {} {} {}\n".format(*face) for face in CUBE_FACES
-    )
-    (tmp_path / "asset.ply").write_text(
-        f"{header}element face 12\nproperty list uchar int vertex_indices\nend_header\n{rows}"
-    )
-    facets = b"".join(np.float32([[0, 0, 0], *upright[face]]).tobytes() + b"\0\0" for face in CUBE_FACES)
-    (tmp_path / "asset.stl").write_bytes(b"\0" * 80 + struct.pack("<I", 12) + facets)
-    for suffix in ("obj", "ply", "stl"):
-        (view,) = draw(tmp_path / f"asset.{suffix}", [30], 20)
+    stored = points if axis == "y" else points @ np.float32([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    for path in write_in_every_format(tmp_path, stored):
+        (view,) = draw(path, [30], 20, up_axis=axis)
         np.testing.assert_allclose(view[..., 3], expected, atol=64)
         red, green, blue = view[32, 32, :3].astype(int)
-        assert (red > green > blue) if suffix == "ply" else (red == green == blue > 100)
+        assert (red > green > blue) if path.suffix == ".ply" else (red == green == blue > 100)
+
+
+def test_what_is_usual_is_up_unless_it_is_said_and_gltf_says_it_itself():
+    usual = {".glb": "y", ".GLTF": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
+    for suffix, axis in usual.items():
+        assert up_axis(Path(f"asset{suffix}"), "auto") == axis
+        for wanted in ("y", "z"):
+            assert up_axis(Path(f"asset{suffix}"), wanted) == ("y" if suffix in (".glb", ".GLTF") else wanted)
 
 
 OBJ = "v -1 1 0\nv -1 -1 0\nv 1 -1 0\nv 1 1 0\nvt 0 1\nvt 0 0\nvt 1 0\nvt 1 1\n"
@@ -541,7 +654,9 @@ def test_an_obj_has_its_texture_and_is_refused_for_what_else_its_mtl_asks(draw_o
 
 
 def test_an_obj_is_no_metal_but_matt_as_the_same_gltf(draw, draw_obj):
-    builder, colour, light = Builder(), [0.8, 0.4, 0.2], lamp(FRONT + 30, 20)
+    builder = Builder()
+    colour = [0.8, 0.4, 0.2]
+    light = lamp(FRONT + 30, 20)
     matt = {"extensions": {"KHR_materials_specular": {"specularFactor": 0}}}
     builder.mesh(*QUAD, {"pbrMetallicRoughness": MATT | {"baseColorFactor": [*colour, 1]}} | matt)
     (expected,) = draw(builder, environment=light)
@@ -565,13 +680,17 @@ def test_an_objs_materials_are_found_by_name_in_every_mtl_or_it_is_plain(draw_ob
 def test_the_worker_runs_from_anywhere_and_a_missing_library_is_one_line(tmp_path, monkeypatch):
     builder = Builder()
     builder.mesh(*QUAD)
-    asset, views, sky = builder.write(tmp_path / "asset.glb"), tmp_path / "views", tmp_path / "sky.npy"
+    asset = builder.write(tmp_path / "asset.glb")
+    views = tmp_path / "views"
+    sky = tmp_path / "sky.npy"
     views.mkdir()
     np.save(sky, np.ones((32, 64, 3), np.float32))
     camera = camera_to_world(FRONT, 0, orbit_distance()).tolist()
-    (tmp_path / "job.json").write_text(to_json(Job(str(asset), str(views), [camera], 33.8, 16, 1, str(sky), "cpu")))
+    (tmp_path / "job.json").write_text(
+        to_json(Job(str(asset), str(views), [camera], 33.8, 16, 1, str(sky), "cpu", "y"))
+    )
     subprocess.run([*quick.command(""), str(tmp_path / "job.json")], cwd=tmp_path, check=True)
-    assert json.loads((views / "result.json").read_text()) == {"refused": None} and (views / "000.png").exists()
+    assert json.loads((views / "result.json").read_text())["refused"] is None and (views / "000.png").exists()
     with pytest.raises(UserError, match="'/bin/blender' is without effect"):
         quick.command("/bin/blender")
     monkeypatch.setitem(sys.modules, "trimesh", None)

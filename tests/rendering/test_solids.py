@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rendering.solids import OBJECTS, elevations_deg, render_view
+from rendering.solid_objects import OBJECTS, elevations_deg
+from rendering.solids import render_view
 
 
 @pytest.mark.parametrize("number", [1, 8, 15, 18])

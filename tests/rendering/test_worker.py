@@ -11,18 +11,19 @@ import numpy as np
 import psutil
 import pytest
 
+from rendering.extent import Placement
 from rendering.failure import Failure
 from rendering.job import Job
-from rendering.queue.process import Limits, Stopped, run_job
+from rendering.queue.process import Drawn, Limits, Stopped, run_job
 from utils.errors import UserError
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
 
 
-def draw(folder: Path, task: str, time_s: float = 20, memory_gib: float = 1, **keywords) -> np.ndarray:
+def draw(folder: Path, task: str, time_s: float = 20, memory_gib: float = 1, **keywords) -> Drawn:
     asset = folder / f"{task}.stl"
     asset.write_text(f"solid {task}\n")
-    job = Job(str(asset), str(folder / "views"), [np.eye(4).tolist()] * 3, 33.8, 32, 1, "environment.npy", "cpu")
+    job = Job(str(asset), str(folder / "views"), [np.eye(4).tolist()] * 3, 33.8, 32, 1, "environment.npy", "cpu", "z")
     return run_job(STANDIN, job, Limits(time_s, memory_gib), **keywords)
 
 
@@ -42,7 +43,9 @@ def gone(folder: Path, within_s: float = 5) -> bool:
 
 
 def test_views_come_back_as_drawn(tmp_path):
-    views = draw(tmp_path, "draws")
+    drawn = draw(tmp_path, "draws")
+    views = drawn.views
+    assert drawn.placement == Placement((1.0, 2.0, 3.0), 0.25, (0.9, 0.4, 0.2))
     assert views.shape == (3, 32, 32, 4) and views.dtype == np.uint8
     assert views[2, 16, 16].tolist() == [140, 70, 90, 255] and not views[:, 0].any()
     assert gone(tmp_path)
@@ -84,7 +87,7 @@ def test_a_machine_that_cannot_render_is_the_users_to_fix(tmp_path):
 
 def test_a_program_that_is_not_there_is_the_users_to_fix(tmp_path):
     (tmp_path / "a.stl").touch()
-    job = Job(str(tmp_path / "a.stl"), str(tmp_path / "views"), [], 33.8, 32, 1, "", "cpu")
+    job = Job(str(tmp_path / "a.stl"), str(tmp_path / "views"), [], 33.8, 32, 1, "", "cpu", "z")
     with pytest.raises(UserError, match="/no/blender: cannot be started: No such file"):
         run_job(["/no/blender"], job, Limits(20, 1))
 
