@@ -26,20 +26,20 @@ class Placement:
 
 
 def centre_and_farthest(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """N 3 -> the middle of the bounding box (3), and the largest distance of a point from it."""
+    """Return the middle of the bounding box of N 3 points (3), and the largest distance of a point from it."""
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     return centre, float(np.linalg.norm(points - centre, axis=-1).max())
 
 
 def place(points: np.ndarray) -> Placement:
-    """N 3 finite vertices, z up, of which two are apart -> where they go."""
+    """Return where an asset goes, by its N 3 vertices, z up: they are finite, and two are apart."""
     centre, farthest = centre_and_farthest(points)
     box = oriented_box((points - centre) / farthest) * RADIUS
     return Placement(tuple(centre.tolist()), RADIUS / farthest, tuple(box.tolist()))
 
 
 def oriented_box(points: np.ndarray) -> np.ndarray:
-    """N 3 of size about 1 -> the sides of a box that holds all points, turned to fit them, longest first.
+    """Return the sides of a box that holds N 3 points of size about 1 and is turned to fit them, longest first.
 
     Its shortest side lies where the points are thinnest. Seen along it, the box is the rectangle of the smallest area.
     """
@@ -57,7 +57,7 @@ def oriented_box(points: np.ndarray) -> np.ndarray:
 
 
 def _hemisphere(count: int) -> np.ndarray:
-    """count 3: unit vectors, spread evenly in a golden spiral."""
+    """Return unit vectors (count 3), spread evenly in a golden spiral."""
     z = (np.arange(count) + 0.5) / count
     angle = np.arange(count) * GOLDEN_ANGLE
     ring = np.sqrt(1 - z**2)
@@ -65,7 +65,7 @@ def _hemisphere(count: int) -> np.ndarray:
 
 
 def _plane(direction: np.ndarray) -> np.ndarray:
-    """2 3: two unit vectors that are perpendicular to a unit vector, and to each other."""
+    """Return two unit vectors (2 3) that are perpendicular to a unit vector, and to each other."""
     first = np.cross(direction, np.eye(3)[np.abs(direction).argmin()])
     first /= np.linalg.norm(first)
     return np.stack([first, np.cross(direction, first)])
@@ -119,7 +119,7 @@ def _descend(widths, direction: np.ndarray) -> np.ndarray:
 
 
 def _smallest_rectangle(points: np.ndarray) -> np.ndarray:
-    """N 2 -> 2 2: the axes of the rectangle around them that has the smallest area."""
+    """Return the axes (2 2) of the rectangle around N 2 points that has the smallest area."""
     best = 0.0
     span = np.pi / 2
     while span > SMALLEST_STEP / 100:  # of a long and narrow one a thousandth of a radian would be seen

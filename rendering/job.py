@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """One of the two is given."""
+    """What a worker says at the end. One of the two is given."""
 
     refused: str | None = None  # why this renderer cannot draw the asset
     object: Placement | None = None

@@ -70,7 +70,7 @@ def _solids(parts: list[tuple]) -> list[Solid]:
 
 
 def _surface_points(part: tuple) -> np.ndarray:
-    """N 3: points spread over a part's surface, or the corners of a box."""
+    """Return points that are spread over a part's surface, or the corners of a box (N 3)."""
     kind, centre, half, _, *turn = part
     angles, heights = np.meshgrid(np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(-1, 1, 13))
     angle = angles.ravel()
@@ -146,7 +146,7 @@ _INTERSECT = {"ell": _ellipsoid, "box": _box, "cyl": _cylinder}
 
 
 def _shade(normal: np.ndarray, rays: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """N 3: the light that matt surfaces with a little gloss send against the rays."""
+    """Return the light (N 3) that matt surfaces with a little gloss send against the rays."""
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
     lamp = np.maximum(normal @ TO_LAMP, 0)[:, None]
     sky = 0.35 + 0.25 * normal[:, 2:]

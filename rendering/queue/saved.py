@@ -88,7 +88,7 @@ class OrbitTransforms(Saved):
 
 
 def is_orbit(folder: Path) -> bool:
-    """Whether all that is in a folder is a transforms.json as render writes it, and the numbered views that it lists."""
+    """Return whether all that is in a folder is a transforms.json as render writes it, and the numbered views that it lists."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     try:

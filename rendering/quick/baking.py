@@ -66,7 +66,7 @@ def _first_hits(
 
 
 def _smoothed(corners: Attributes, values: np.ndarray) -> np.ndarray:
-    """T 6 of triangles -> T 3 6 of their corners: the mean over all corners that share a position and a normal."""
+    """Bring T 6 of triangles to their corners, T 3 6: the mean over all corners that share a position and a normal."""
     place = np.concatenate([corners.position, corners.normal], axis=-1)
     rounded = np.round(place.reshape(-1, 6) * ([1e5] * 3 + [100] * 3)).astype(np.int64)
     hashes = rounded @ 1_000_003 ** np.arange(6)

@@ -97,7 +97,10 @@ def _give_materials(tree: dict, parts: list[tuple[str, dict]], described: list[d
 
 
 def _material(lines: dict, texture: int | None) -> dict:
-    """Blender takes map_Kd for Kd, not times Kd; Ks for the specular level, whose 0.5 is glTF's 1; Ns for roughness."""
+    """Return a material as Blender reads it.
+
+    That is map_Kd for Kd, not times Kd; Ks as the specular level, whose 0.5 is glTF's 1; and Ns as roughness.
+    """
     (illum,), glossy = lines.get("illum", [1]), lines.get("illum") == [2]
     (exponent,) = lines.get("Ns", [1000.0 * glossy])
     pbr = {

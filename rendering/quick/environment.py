@@ -22,7 +22,7 @@ class Environment:
         self.irradiance = _prefilter(self.small, None)  # divided by pi
 
     def prefiltered_radiance(self, directions: np.ndarray, roughness: np.ndarray) -> np.ndarray:
-        """N 3, N -> N 3: the mean radiance of the GGX lobe of that roughness around each direction."""
+        """Return the mean radiance (N 3) of the GGX lobe of a roughness (N) around each direction (N 3)."""
         level = np.interp(roughness, ROUGHNESSES, range(len(ROUGHNESSES)))
         radiance = np.zeros_like(directions)
         for number, prefiltered in enumerate(self.levels):
@@ -50,7 +50,7 @@ class Environment:
 
 
 def look_up(radiance: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """N C: what an environment of H W C shows in N 3 directions, bilinear."""
+    """Return what an environment of H W C shows in N 3 directions (N C), bilinear."""
     height, width = radiance.shape[:2]
     column = environment_column(np.degrees(np.arctan2(directions[:, 1], directions[:, 0]))) * width - 0.5
     row = np.arccos(np.clip(directions[:, 2], -1, 1)) / np.pi * height - 0.5

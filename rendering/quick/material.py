@@ -33,7 +33,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def dot(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """N 3, N 3 -> N 1."""
+    """Return the products of N 3 and N 3, N 1."""
     return (one * two).sum(axis=-1, keepdims=True)
 
 
@@ -44,7 +44,7 @@ class Texture:
     sampler: dict  # glTF's sampler
 
     def transform_uv(self, uv: np.ndarray) -> np.ndarray:
-        """... 4, both sets of texture coordinates -> ... 2, the texture's own set after KHR_texture_transform."""
+        """Return the texture's own set of both (... 4), after KHR_texture_transform (... 2)."""
         transform = texture_transform(self.info)
         first = 2 * coordinate_set(self.info)
         angle = transform.get("rotation", 0)
@@ -54,7 +54,7 @@ class Texture:
         return uv[..., first : first + 2] @ rotation.T + transform.get("offset", (0, 0))
 
     def sample(self, uv: np.ndarray) -> np.ndarray:
-        """N 4 -> N 4 in 0 to 1: bilinear, or the nearest texel where the sampler says so."""
+        """Look up N 4 texture coordinates: N 4 in 0 to 1, bilinear, or the nearest texel where the sampler says so."""
         size = np.array(self.texels.shape[1::-1])
         nearest = self.sampler.get("magFilter") == NEAREST
         texel = self.transform_uv(uv) * size - 0.5
@@ -66,7 +66,7 @@ class Texture:
         return (upper * (1 - y) + lower * y) / np.float32(255)
 
     def _wrap(self, texel: np.ndarray, size: np.ndarray) -> np.ndarray:
-        """N 2 -> 2 N, within the texture."""
+        """Bring N 2 texels into the texture, and return their columns and rows (2 N)."""
         there_and_back = texel % (2 * size)
         mirrored = np.minimum(there_and_back, 2 * size - 1 - there_and_back)
         wrapped = {REPEAT: texel % size, CLAMP: np.clip(texel, 0, size - 1)}
@@ -148,7 +148,7 @@ def _specular_glossiness(gloss: dict, texture: Callable, colour: np.ndarray) -> 
 
 
 def _dielectric_f0(extensions: dict, texture: Callable) -> np.ndarray:
-    """F0 of what is no metal, by KHR_materials_specular and KHR_materials_ior."""
+    """Return F0 of what is no metal, by KHR_materials_specular and KHR_materials_ior."""
     specular = extensions.get("KHR_materials_specular", {})
     ior = extensions.get("KHR_materials_ior", {}).get("ior", 1.5)
     tint = texture("specularColorTexture")[:, :3] * specular.get("specularColorFactor", (1, 1, 1))
@@ -165,7 +165,7 @@ def _apply_normal_map(normal: np.ndarray, tangents: np.ndarray, texture: Texture
 
 
 def environment_brdf(f0: np.ndarray, roughness: np.ndarray, cos_view: np.ndarray) -> np.ndarray:
-    """N 3: the part of an even light that is reflected specularly; `cos_view` is the cosine between normal and view.
+    """Return the part of an even light that is reflected specularly (N 3). `cos_view` is the cosine between normal and view.
 
     This is Karis' fit (Physically based shading on mobile, 2014), with the energy that single scattering loses put back.
     """
@@ -177,7 +177,7 @@ def environment_brdf(f0: np.ndarray, roughness: np.ndarray, cos_view: np.ndarray
 
 
 def dominant_direction(normal: np.ndarray, mirrored: np.ndarray, roughness: np.ndarray) -> np.ndarray:
-    """N 3: the middle of the specular lobe, which is the nearer to the normal the rougher the surface.
+    """Return the middle of the specular lobe (N 3), which is the nearer to the normal the rougher the surface.
 
     From Lagarde and de Rousiers 2014, 4.9.3.
     """

@@ -175,7 +175,7 @@ def _textures(gltf: Gltf, material: dict, corners: Attributes, texels_per_unit: 
 
 
 def _shrunk(image: Image.Image, factor: float, weighted_by_alpha: bool) -> np.ndarray:
-    """h w 4."""
+    """Return the image by `factor` smaller, h w 4."""
     size = [max(1, round(length / factor)) for length in image.size]
     if weighted_by_alpha:
         return np.asarray(image.resize(size, Image.BOX))
@@ -192,7 +192,7 @@ def _image(gltf: Gltf, texture: dict) -> tuple[Image.Image, dict]:
 
 
 def _tangents(corners: Attributes, texture: Texture) -> np.ndarray:
-    """T 6: where the texture's u grows, and where its v falls, since the y of a normal map points up."""
+    """Return where the texture's u grows, and where its v falls, since the y of a normal map points up (T 6)."""
     (u1, v1), (u2, v2) = np.diff(texture.transform_uv(corners.uv), axis=1).transpose(1, 2, 0)[..., None]
     one, two = np.diff(corners.position, axis=1).transpose(1, 0, 2)
     return np.concatenate([one * v2 - two * v1, one * u2 - two * u1], axis=1) * np.sign(u1 * v2 - u2 * v1)

@@ -52,7 +52,7 @@ class Scene:
         self.leaving = bake_lighting(mesh, self.embree, self.environment)
 
     def radiance(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """N 4: premultiplied linear colour and alpha along N rays, through as many layers as let light through."""
+        """Return premultiplied linear colour and alpha along N rays (N 4), through as many layers as let light through."""
         live = np.arange(len(origins))
         total = np.zeros((len(live), 4), np.float32)
         transmitted = np.ones((len(live), 1), np.float32)
@@ -71,7 +71,7 @@ class Scene:
         return total
 
     def shade(self, hit: dict, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """N 3, N 1: colour and alpha of what rays of these directions met, seen from the side that they come from."""
+        """Return colour (N 3) and alpha (N 1) of what rays of these directions met, seen from the side that they come from."""
         u = hit["u"][:, None]
         v = hit["v"][:, None]
         triangle = hit["primID"]
@@ -96,7 +96,7 @@ class Scene:
         return surface.emission + diffuse * irradiance + specular * reflected, surface.alpha
 
     def reflected_radiance(self, origins, directions, face_normal, roughness, visibility) -> np.ndarray:
-        """N 3: what the surface reflects: the environment as far as it is visible, or what a ray meets if it is smooth."""
+        """Return what the surface reflects (N 3): the environment as far as it is visible, or what a ray meets if it is smooth."""
         unblocked = self.environment.prefiltered_radiance(directions, roughness[:, 0])
         reflected = unblocked * np.minimum(visibility, 1)
         smooth = np.nonzero((roughness[:, 0] < TRACED_ROUGHNESS) & (dot(directions, face_normal)[:, 0] > 0))[0]
@@ -109,7 +109,7 @@ class Scene:
 
 
 def render_view(scene: Scene, to_world: np.ndarray, job: Job, side: int) -> np.ndarray:
-    """H W 4: premultiplied linear, the mean of side x side rays a pixel."""
+    """Return a view as premultiplied linear H W 4, the mean of side x side rays a pixel."""
     size = job.size_px
     focal_px = focal_length_px(size, job.fov_deg)
     places = (np.arange(size * side) + 0.5) / side - size / 2

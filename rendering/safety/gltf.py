@@ -39,7 +39,7 @@ class _Buffer:
 
 
 def check_glb(path: Path) -> list[Path]:
-    """-> the files it names. Raises Failure."""
+    """Return the files that it names. Raises Failure."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(20)
@@ -62,7 +62,7 @@ def check_glb(path: Path) -> list[Path]:
 
 
 def check_gltf(path: Path) -> list[Path]:
-    """-> the files it names. Raises Failure."""
+    """Return the files that it names. Raises Failure."""
     return _check(path.parent, path.read_bytes(), None)
 
 
@@ -113,7 +113,7 @@ def _open_buffer(folder: Path, item: dict, index: int, binary: _Buffer | None) -
 
 
 def _check_buffer(index: int, item: dict, buffer: _Buffer) -> int:
-    """-> the bytes it announces without holding any, as the place that a compressed view is unpacked to does."""
+    """Return the bytes that it announces without holding any, as the place does to which a compressed view is unpacked."""
     announced = _number(item, "byteLength")
     if any(name in item.get("extensions", {}) for name in _MESHOPT) and buffer.size == 0:
         return announced
@@ -133,7 +133,7 @@ def _check_view(index: int, view: dict, announced: list[dict], buffers: list[_Bu
 
 
 def _check_accessor(index: int, item: dict, views: list[dict]) -> int:
-    """-> the bytes it announces without a view that holds them."""
+    """Return the bytes that it announces without a view that holds them."""
     element = _COMPONENT_BYTES[item["componentType"]] * _COMPONENTS[item["type"]]
     count = _number(item, "count")
     unbacked = 0
@@ -162,7 +162,7 @@ def _check_reach(index: int, item: dict, count: int, element: int, views: list[d
 
 
 def _check_image(folder: Path, index: int, item: dict, views: list[dict], buffers: list[_Buffer]) -> Path | None:
-    """-> its file, if it has one of its own."""
+    """Return its file, if it has one of its own."""
     name = f"image {index}"
     uri = item.get("uri")
     for_pil = item.get("mimeType") not in _NOT_FOR_PIL

@@ -39,7 +39,7 @@ def check_obj(path: Path) -> list[Path]:
 
 
 def _textures_of(library: Path) -> list[str]:
-    """As Blender reads lines: they may go on after a backslash, and control characters are blanks."""
+    """Read lines as Blender does: they may go on after a backslash, and control characters are blanks."""
     lines = re.sub(rb"\\\r?\n", b"  ", library.read_bytes()).split(b"\n")
     named = [re.split(rb"[\x00-\x20]+", line.lstrip(_BLANKS).rstrip()) for line in lines]
     return [text(name) for words in named if _names_texture(words[0].lower()) and (name := _without_options(words))]
@@ -50,7 +50,7 @@ def _names_texture(word: bytes) -> bool:
 
 
 def _without_options(words: list[bytes]) -> bytes:
-    """A name may hold spaces."""
+    """Return the name after the options. It may hold spaces."""
     place = 1
     while place < len(words) and words[place] in (*_MTL_NUMBERS, *_MTL_WORDS):
         most = _MTL_NUMBERS.get(words[place], 0)
@@ -90,7 +90,7 @@ def _check_ply_look(lines: list[list[str]]) -> None:
 
 
 def _ply_bytes(lines: list[list[str]], binary: bool) -> int:
-    """The least that the announced elements take: a list its length, a number in ASCII a digit and a space."""
+    """Return the least that the announced elements take: a list takes its length, a number in ASCII a digit and a space."""
     announced = 0
     count = 0
     try:

@@ -31,13 +31,13 @@ WEDGE_FACES = [(0, 2, 1), (0, 1, 4), (0, 4, 3), (0, 3, 2), (1, 2, 4), (2, 3, 4)]
 
 
 def cameras(*angles):
-    """Of (azimuth, elevation) in degrees."""
+    """Return a matrix for each (azimuth, elevation) in degrees."""
     return [camera_to_world(*angle, orbit_distance()).tolist() for angle in angles]
 
 
 @pytest.fixture
 def draw(tmp_path):
-    """(asset, cameras, environment, renderer) -> Drawn."""
+    """Return a function that gives what a renderer has drawn: (asset, cameras, environment, renderer) -> Drawn."""
     numbers = iter(range(100))
 
     def run(asset, to_world, environment=WHITE_SKY, renderer=blender, wanted="auto"):
@@ -55,7 +55,7 @@ def draw(tmp_path):
 
 @pytest.fixture
 def render(draw):
-    """(asset, cameras, environment, renderer) -> V size size 4 in [0, 1]: straight sRGB, alpha."""
+    """Return a function that gives the views, V size size 4 in [0, 1] of straight sRGB and alpha, of what `draw` is given."""
     return lambda *arguments: draw(*arguments).views / 255
 
 
@@ -72,7 +72,7 @@ def write_ply(path, vertices, faces, colours=None):
 
 
 def sphere(rings=40, corners=80):
-    """Vertices at distance 1, faces outwards."""
+    """Return vertices at distance 1, and faces that look outwards."""
     polar, turn = np.meshgrid(np.linspace(0, np.pi, rings + 1), np.arange(corners) / corners * 2 * np.pi, indexing="ij")
     points = np.stack([np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)], axis=-1)
     index = np.arange((rings + 1) * corners).reshape(rings + 1, corners)
@@ -83,7 +83,7 @@ def sphere(rings=40, corners=80):
 
 
 def write_gltf(path, vertices, faces, nodes=None, **more):
-    """A mesh that every node of `nodes` with a mesh shows; `more`: material, animations, skins, ..."""
+    """Write a mesh, which every node of `nodes` with a mesh shows. `more`: material, animations, skins, ..."""
     arrays = [np.asarray(vertices, np.float32), np.asarray(faces, np.uint32).reshape(-1, 1)]
     arrays += [np.asarray(array, np.float32) for array in more.pop("arrays", [])]
     blob = b""
@@ -113,7 +113,7 @@ def normalised(points):
 
 
 def hull_mask(points, to_world):
-    """SIZE SIZE: which pixels' centres a convex body covers, from its vertices alone."""
+    """Return which pixels' centres a convex body covers (SIZE SIZE), from its vertices alone."""
     corners = project(points, np.array(to_world), focal_length_px(SIZE), SIZE)
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     covered = np.ones((SIZE, SIZE), bool)
@@ -172,7 +172,7 @@ def test_both_renderers_say_alike_where_an_object_is(tmp_path, draw):
 
 @pytest.mark.slow
 def test_markers_are_within_a_pixel_of_where_the_camera_projects_them(tmp_path, render):
-    """One small octahedron a colour: the colours are far apart, and so are the places as seen from each camera."""
+    """Each colour has a small octahedron. The colours are far apart, and so are their places as seen from each camera."""
     heights = np.array([0.42, 0.25, 0.08, -0.08, -0.25, -0.42])
     across = [(0.29, -0.31), (-0.19, -0.13), (0.31, -0.33), (0.15, 0.34), (0.29, -0.23), (-0.26, -0.13)]
     places = np.column_stack([across, heights])
@@ -219,7 +219,7 @@ def matt_ball(tmp_path):
 
 
 def ball_normals(to_world):
-    """SIZE SIZE 3 outward normals of a ball of RADIUS, and where it is hit."""
+    """Return the outward normals of a ball of RADIUS (SIZE SIZE 3), and where it is hit (SIZE SIZE)."""
     axis = (np.arange(SIZE) + 0.5 - SIZE / 2) / focal_length_px(SIZE)
     x, y = np.meshgrid(axis, -axis)
     rays = np.stack([x, y, -np.ones_like(x)], axis=-1) @ to_world[:3, :3].T
@@ -285,7 +285,7 @@ def test_gltf_is_y_up_and_stands_at_rest_whatever_its_animations_lights_and_came
 
 @pytest.mark.slow
 def test_a_skin_is_posed_as_its_joints_stand(tmp_path, render):
-    """One joint half a turn about y from where it was bound: x and z of all vertices change sign."""
+    """The joint stands half a turn about y from where it was bound: x and z of all vertices change sign."""
     to_world = cameras((20, 10), (110, 10))
     weights = np.tile([1.0, 0, 0, 0], (len(WEDGE), 1))
     joints = np.zeros((len(WEDGE), 4))
@@ -393,7 +393,7 @@ def test_nodes_may_stand_thousands_deep(tmp_path, render):
 
 
 def both(render, asset, to_world, environment):
-    """-> Blender's views and the quick renderer's, V size size 4; the silhouettes are the same."""
+    """Return Blender's views and the quick renderer's, V size size 4, after checking that their silhouettes are the same."""
     pair = [render(asset, to_world, environment, renderer) for renderer in (blender, quick)]
     for slow, fast in zip(*pair):
         assert iou(slow[..., 3] > 0.5, fast[..., 3] > 0.5) > 0.97
@@ -401,7 +401,7 @@ def both(render, asset, to_world, environment):
 
 
 def corner_colours(view):
-    """4 3: upper left, upper right, lower left, lower right quarter of what is drawn: the mean, away from their edges."""
+    """Return the mean colours (4 3) of the upper left, upper right, lower left and lower right quarter, away from their edges."""
     y, x = (np.nonzero((view[..., 3] > 0.5).any(axis=axis))[0][[0, -1]] for axis in (1, 0))
     thirds = [[round(low + part * (high - low)) for part in (0.15, 0.35, 0.65, 0.85)] for low, high in (y, x)]
     (a, b, c, d), (e, f, g, h) = thirds
@@ -417,7 +417,7 @@ def corner_colours(view):
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["", "mtllib paint.mtl", " mtllib paint.mtl"])
 def test_an_objs_materials_are_blenders_in_the_quick_renderer(tmp_path, render, library):
-    """Four squares: a colour, a texture, and two materials that are nowhere. Under a lamp, metal would be dark."""
+    """Of four squares one has a colour, one a texture, two a material that is nowhere. Under a lamp, metal would be dark."""
     squares = np.zeros((2, 2, 3), np.uint8)
     squares[:] = (30, 160, 60)
     Image.fromarray(squares).save(tmp_path / "green.png")
@@ -439,7 +439,7 @@ def test_an_objs_materials_are_blenders_in_the_quick_renderer(tmp_path, render, 
 @pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
-    """The second time wound the other way, in the same mesh or in a node of its own."""
+    """The second time they are wound the other way, in the same mesh or in a node of its own."""
     points, faces = sphere(20, 40)
     matt = {"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.5, 0.5, 1], "metallicFactor": 0, "roughnessFactor": 1}}
     single = write_gltf(
@@ -465,7 +465,7 @@ def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [[1, 1, 1], [-1, 1, 1], [-1, -1, -1], [1, -1, 1]])
 def test_normal_maps_bend_as_in_blender_also_in_mirrored_nodes(tmp_path, render, scale):
-    """A card, the left half of which leans to its right and the upper half of which leans up, seen and lit from the front."""
+    """The left half of a card leans to its right, its upper half leans up; it is seen and lit from the front."""
     texels = np.zeros((8, 8, 3), np.uint8)
     texels[..., 2] = 220
     texels[..., 0] = 128

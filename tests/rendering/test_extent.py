@@ -11,12 +11,12 @@ CORNERS = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
 
 
 def turned(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The points after a random rotation."""
+    """Turn the points at random."""
     return points @ np.linalg.qr(rng.normal(size=(3, 3)))[0].T
 
 
 def sides_and_points(rng: np.random.Generator, thinnest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sides of a box or an ellipsoid, longest first, and points of its surface."""
+    """Return the sides of a box or an ellipsoid, longest first, and points of its surface."""
     sides = np.sort(np.append(10 ** rng.uniform(np.log10(thinnest), 0, 2), 1))[::-1]
     points = CORNERS
     if rng.random() < 0.5:

@@ -18,7 +18,7 @@ CUBE = (1, 1, 1)
 def box_views(
     sides: tuple[float, float, float], turn_deg: float, elevation_deg: float, num_views: int = 21
 ) -> np.ndarray:
-    """V H W 4: a box of our own projection, each face of its own colour."""
+    """Draw a box by our own projection, each face in a colour of its own: V H W 4."""
     half = np.array(sides) / np.linalg.norm(sides) * 0.5
     turn = np.radians(turn_deg)
     rotation = np.array([[np.cos(turn), np.sin(turn), 0], [-np.sin(turn), np.cos(turn), 0], [0, 0, 1]])

@@ -28,7 +28,7 @@ NUM_IN_PROCESSES = 8
 
 
 def outcome(asset: Path, folder: Path, time_s: float = 20, memory_gib: float = 1) -> str:
-    """The kind of failure and its reason, or "passed"; anything but a Failure is an error of this test."""
+    """Return the kind of failure and its reason, or "passed". Anything but a Failure is an error of this test."""
     folder.mkdir(exist_ok=True)
     try:
         check_in_process(asset, folder, MAX_BYTES, Limits(time_s, memory_gib))
@@ -166,7 +166,7 @@ HEADERS = [
 
 
 def mutants(good: Path, count: int) -> Iterator[tuple[str, bytes]]:
-    """(file name, content): each good asset with one to three things wrong."""
+    """Yield (file name, content) of each good asset with one to three things wrong."""
     chance = random.Random(0)
     sources = [path for path in sorted(good.rglob("*")) if path.suffix in (".glb", ".gltf", ".obj", ".ply", ".stl")]
     for _ in range(count):
@@ -191,7 +191,7 @@ def mutants(good: Path, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def test_a_mutated_asset_passes_or_is_a_failure_and_so_in_a_process_of_its_own(tmp_path):
-    """All are judged here, by the function itself; some, and those for which it raises something else, in a process too."""
+    """The function itself judges all of them here. Some, and those for which it raises something else, go into a process too."""
     make_good(tmp_path)
     counts = Counter()
     again = []
@@ -216,7 +216,7 @@ def test_a_mutated_asset_passes_or_is_a_failure_and_so_in_a_process_of_its_own(t
 
 
 def pictures() -> dict[str, bytes]:
-    """A small picture in every format that Pillow writes."""
+    """Return a small picture in every format that Pillow writes."""
     Image.init()
     found = {}
     for name in Image.SAVE:

@@ -29,7 +29,7 @@ def rgbe(radiance):
 
 
 def write_hdr(path, radiance, packed=False):
-    """Packed: each channel's row as runs where it repeats, and copies where it does not."""
+    """Pack each channel's row as runs where it repeats, and as copies where it does not."""
     pixels = rgbe(radiance)
     body = pixels.tobytes() if not packed else b"".join(_packed_row(row) for row in pixels)
     path.write_bytes(HEADER.format(*radiance.shape[:2]).encode() + body)
@@ -55,7 +55,7 @@ def random_radiance(height=16):
 
 
 def sphere_mean(radiance):
-    """By points spread evenly over the sphere, not by weights."""
+    """Average over points that are spread evenly over the sphere, without weights."""
     height = len(radiance)
     up = np.linspace(-1, 1, 20001)[1:-1]
     rows = (np.arccos(up) / np.pi * height).astype(int)

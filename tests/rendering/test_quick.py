@@ -44,7 +44,7 @@ def _few_rays(monkeypatch):
 
 
 def sphere(centre=(0, 0, 0), radius=1.0, rings=24):
-    """Vertices, faces and normals."""
+    """Return vertices, faces and normals."""
     polar, azimuth = np.meshgrid(np.linspace(0, np.pi, rings), np.linspace(0, 2 * np.pi, 2 * rings), indexing="ij")
     normals = np.stack([np.sin(polar) * np.cos(azimuth), np.cos(polar), np.sin(polar) * np.sin(azimuth)], axis=-1)
     number = np.arange(polar.size).reshape(polar.shape)
@@ -102,7 +102,7 @@ class Builder:
         return {"index": count - 1}
 
     def mesh(self, points, faces, material=None, normals=None, uv=None, **node) -> dict:
-        """-> the primitive, for a test to change."""
+        """Add a mesh with its node, and return the primitive for a test to change."""
         found = {"POSITION": points, "NORMAL": normals, "TEXCOORD_0": uv}
         attributes = {name: self.accessor(values) for name, values in found.items() if values is not None}
         primitive = {"attributes": attributes, "indices": self.accessor(np.ravel(faces), np.uint32)}
@@ -126,7 +126,7 @@ class Builder:
 
 @pytest.fixture
 def draw(tmp_path):
-    """(asset or Builder, azimuths, elevation, environment) -> V SIZE SIZE 4 uint8, or the reason why not."""
+    """Return a function that draws an asset or a Builder: V SIZE SIZE 4 uint8, or the reason why not."""
 
     def run(asset, azimuths=(FRONT,), elevation_deg=0.0, environment=None, samples=4, up_axis="y"):
         if isinstance(asset, Builder):
@@ -147,7 +147,7 @@ def draw(tmp_path):
 
 
 def to_world(points, everything=None) -> np.ndarray:
-    """glTF's places in the world, if `everything` are the object's vertices."""
+    """Return where glTF's places are in the world, if `everything` are the object's vertices."""
     turned, everything = (
         np.asarray(part) @ [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
         for part in (points, points if everything is None else everything)
@@ -157,7 +157,7 @@ def to_world(points, everything=None) -> np.ndarray:
 
 
 def outline(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """SIZE SIZE: the pixels whose middles are in the convex hull of the projected points."""
+    """Return the pixels whose middles are in the convex hull of the projected points (SIZE SIZE)."""
     corners = project(points, camera, focal_length_px(SIZE), SIZE)
     middles = np.stack(np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5), axis=-1)
     inside = np.ones((SIZE, SIZE), bool)
@@ -580,7 +580,7 @@ def test_sparse_strided_and_quantised_data_are_read(tmp_path):
 
 
 def write_in_every_format(folder, points) -> list:
-    """The cube's faces over these points, without normals, as .obj, .ply and .stl."""
+    """Write the cube's faces over these points, without normals, as .obj, .ply and .stl."""
     rows = "".join("f {} {} {}\n".format(*np.add(face, 1)) for face in CUBE_FACES)
     (folder / "asset.obj").write_text("".join("v {} {} {}\n".format(*point) for point in points) + rows)
     header = "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
@@ -622,7 +622,7 @@ OBJ_FACES = "usemtl paint\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
 
 @pytest.fixture
 def draw_obj(draw, tmp_path):
-    """(lines about the material, environment) -> a view of a square, or the reason why not."""
+    """Return a function that draws a square with these lines in its .mtl: a view, or the reason why not."""
     (tmp_path / "texture.png").write_bytes(png(CORNERS.repeat(8, 0).repeat(8, 1)))
 
     def run(lines, text=f"mtllib asset.mtl\n{OBJ}{OBJ_FACES}", environment=None):

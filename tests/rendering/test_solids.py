@@ -15,14 +15,14 @@ def test_the_committed_views_are_what_the_command_renders(number):
 
 
 def column_of_blue(azimuth_deg: float) -> float:
-    """Mean column, in [-1, 1] from left to right, of the blue arm that the robot has at its -y side; it faces +x."""
+    """Return the mean column, in [-1, 1] from left to right, of the blue arm at the -y side of the robot, which faces +x."""
     view = render_view("robot", azimuth_deg, 0.0, 64).astype(int)
     blue = (view[..., 2] > view[..., 1] + 60) & (view[..., 3] > 0)
     return blue.nonzero()[1].mean() / 31.5 - 1
 
 
 def test_the_azimuth_is_counter_clockwise_seen_from_above():
-    """From the front (+x) the -y side is left; a quarter of a circle on, at +y, it is hidden behind or in the middle."""
+    """From the front (+x) the -y side is left. From the back it is right, and from -y it is in the middle."""
     assert column_of_blue(0) < -0.3
     assert column_of_blue(180) > 0.3
     assert abs(column_of_blue(270)) < 0.2, "from -y the arm is in front, in the middle"
