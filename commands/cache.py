@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.images import Box
+from dataset.images import Box, to_float
 from dataset.latents import (
     INDEX,
     CacheIndex,
@@ -162,7 +162,7 @@ def encode_record(
     image_embeds = []
     for _, _, circle in views.items(number):
         pixels, boxes[circle] = next(loaded)
-        pixels = pixels.to(device, non_blocking=True)
+        pixels = to_float(pixels.to(device, non_blocking=True))
         latents.append(encoders.modes(pixels[None])[0].to(dtype).cpu())
         chunks = pixels.split(encoders.encode_chunk)
         image_embeds.append(torch.cat([encoders.image_embeds(chunk)[:, 0] for chunk in chunks]).to(dtype).cpu())

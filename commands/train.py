@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.images import to_float
 from dataset.order import Share
 from dataset.records import Records
 from dataset.views import OrbitBatch
@@ -144,7 +145,7 @@ def encode(
     orbits: OrbitBatch, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
     """Return scaled latents (B F 4 h w), their conditioning with its dropout, and the random numbers of the samples."""
-    pixels = orbits.pixels.to(device, non_blocking=True)  # B F 3 H W
+    pixels = to_float(orbits.pixels.to(device, non_blocking=True))  # B F 3 H W
     elevation_deg = orbits.elevation_deg.to(device, non_blocking=True)
     if orbits.latents is None:
         modes = encoders.modes(pixels)

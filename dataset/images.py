@@ -1,4 +1,4 @@
-"""From RGBA images to square views in [-1, 1], composited on a background and cropped alike for a whole orbit."""
+"""From RGBA images to square views, composited on a background and cropped alike for a whole orbit."""
 
 from pathlib import Path
 
@@ -41,12 +41,23 @@ def _square_around(box: Box, side: int) -> Box:
 
 
 def to_view(image: Image.Image, box: Box, size_px: int, background: Tensor) -> Tensor:
-    """Crop 8-bit RGBA to a square box, composite it on `background` (3, in [0, 1]), resize it: 3 size_px size_px in [-1, 1].
+    """Crop 8-bit RGBA to a square box, composite it on `background` (3, in [0, 1]), resize it: 3 size_px size_px, 8-bit.
 
     It is composited before it is resized, so that the colour of transparent pixels cannot bleed in.
     """
-    rgba = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1).float() / 255  # 4 H W
-    rgb, alpha = rgba[:3], rgba[3:]
-    composited = alpha * rgb + (1 - alpha) * background.view(3, 1, 1)
-    resized = F.interpolate(composited[None], size=(size_px, size_px), mode="bicubic", antialias=True)[0]
-    return resized.clamp(0, 1) * 2 - 1
+    left, upper, right, lower = box
+    colour = tuple((background * 255).round().int().tolist())
+    canvas = Image.new("RGB", (right - left, lower - upper), colour)
+    canvas.paste(image, (-left, -upper), mask=image)
+    pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+    if pixels.shape[1:] == (size_px, size_px):
+        return pixels.contiguous()
+    # In 8 bits the overshoot beside an edge would be cut between the two passes: up to 4 steps of 255.
+    resized = F.interpolate(pixels[None].float(), size=(size_px, size_px), mode="bicubic", antialias=True)[0]
+    return resized.clamp(0, 255).round().byte()
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Turn 8-bit pixels of any shape into what the encoders take: fp32 in [-1, 1]."""
+    assert pixels.dtype == torch.uint8, pixels.dtype
+    return pixels.float() / 255 * 2 - 1

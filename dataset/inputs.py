@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import check_side, object_box, square_box, to_view
+from dataset.images import check_side, object_box, square_box, to_float, to_view
 from dataset.records import check_elevation
 from dataset.views import WHITE
 from utils.errors import UserError, shown
@@ -105,4 +105,4 @@ def input_view(
         raise UserError(f"{path}: what is not transparent has less than {MIN_SIDE_PX} pixels a side")
     frame = square_box(image.size) if alpha.getextrema()[0] == 255 else object_box([alpha], object_fill)
     check_side(frame, path)
-    return to_view(image, frame, size_px, WHITE)[None]
+    return to_float(to_view(image, frame, size_px, WHITE))[None]

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.images import Box, check_side, object_box, square_box, to_view
+from dataset.images import Box, check_side, object_box, square_box, to_float, to_view
 from dataset.latents import LatentCache
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records, evenly_spread
@@ -32,9 +32,12 @@ class Orbit:
 
 
 @dataclass(frozen=True)
-class Sample(Orbit):
-    """An orbit of the training. From a cache come latents, and of the pixels only the input view (1 3 H W) or none (0 3 H W)."""
+class Sample:
+    """An orbit to train on. From a cache come latents, and of the pixels only those of the input view (F = 1) or none (F = 0)."""
 
+    pixels: Tensor  # F 3 H W, 8-bit: a quarter of fp32 to move between processes and to a GPU
+    elevation_deg: Tensor  # of the input view; a single fp32 number
+    place: str  # file:line of its record
     n: int  # the sample's number
     latents: Tensor | None = None  # F 4 h w: the VAE's mode, not scaled
     image_embeds: Tensor | None = None  # C: CLIP of the input view
@@ -42,7 +45,7 @@ class Sample(Orbit):
 
 @dataclass(frozen=True)
 class OrbitBatch:
-    pixels: Tensor  # B F 3 H W in [-1, 1]; from a cache B 1 3 H W or B 0 3 H W
+    pixels: Tensor  # B F 3 H W, 8-bit; from a cache F is 1 or 0
     elevation_deg: Tensor  # B, fp32
     n: list[int]
     places: list[str]
@@ -58,11 +61,11 @@ class OrbitBatch:
 def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> Orbit:
     """`data.num_frames` views once around, from view `start` in equal strides. Raises UserError with the image's path."""
     pixels, _ = load_views(record, data, start, background)
-    return Orbit(pixels, torch.tensor(record.elevations_deg[start]), record.place)
+    return Orbit(to_float(pixels), torch.tensor(record.elevations_deg[start]), record.place)
 
 
 def load_views(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> tuple[Tensor, Box]:
-    """F 3 H W in [-1, 1], and the square that they were cropped to. Raises UserError with the image's path."""
+    """F 3 H W in 8 bits, and the square that they were cropped to. Raises UserError with the image's path."""
     images = _open_views(record, data, start, data.num_frames)
     box = _shared_box(images, data, record.place)
     return torch.stack([to_view(image, box, data.size_px, background) for image in images]), box
@@ -140,8 +143,9 @@ class OrbitViews(Dataset):
     def __getitem__(self, n: int) -> Sample:
         record = self.records[record_index(self.seed, n, len(self.records))]
         start, colour = draw_view(self.seed, n, len(record.image_paths))
-        orbit = load_orbit(record, self.data, start, colour if self.data.background == "random" else WHITE)
-        return Sample(**vars(orbit), n=n)
+        background = colour if self.data.background == "random" else WHITE
+        pixels, _ = load_views(record, self.data, start, background)
+        return Sample(pixels, torch.tensor(record.elevations_deg[start]), record.place, n)
 
     def measure_object_fill(self) -> float | None:
         return measure_object_fill(self.records, self.data)
@@ -162,7 +166,7 @@ class CachedViews(Dataset):
         record = self.records[index]
         start, colour = draw_view(self.seed, n, len(record.image_paths))
         views = self.cache.views(index, record, start, choice=float(colour[0]))
-        pixels = torch.empty(0, 3, self.data.size_px, self.data.size_px)
+        pixels = torch.empty(0, 3, self.data.size_px, self.data.size_px, dtype=torch.uint8)
         if self.with_input_view:
             image = open_rgba(Path(self.data.root, record.image_paths[start]))
             pixels = to_view(image, views.box, self.data.size_px, views.background)[None]

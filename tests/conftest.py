@@ -61,14 +61,22 @@ def svd():
 
 
 @pytest.fixture(scope="session")
-def orbit_pixels():
-    """1 21 3 64 64 in [-1, 1]: the first training orbit."""
+def orbit_views():
+    """1 21 3 64 64 in 8 bits: the first training orbit."""
     from dataset.records import Records
-    from dataset.views import WHITE, load_orbit
+    from dataset.views import WHITE, load_views
     from utils.schemas import DataSettings
 
     data = DataSettings(root=str(ROOT / "dummy_objaverse"), meta=str(ROOT / "svd_meta.jsonl"), size_px=64)
-    return load_orbit(Records(data.meta, 21)[0], data, 0, WHITE).pixels[None]
+    return load_views(Records(data.meta, 21)[0], data, 0, WHITE)[0][None]
+
+
+@pytest.fixture(scope="session")
+def orbit_pixels(orbit_views):
+    """1 21 3 64 64 in [-1, 1]: the same."""
+    from dataset.images import to_float
+
+    return to_float(orbit_views)
 
 
 @pytest.fixture

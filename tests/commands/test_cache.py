@@ -10,6 +10,7 @@ import torch
 
 from commands.cache import cache
 from commands.train import encode, train
+from dataset.images import to_float
 from dataset.latents import INDEX, shard_path
 from dataset.order import record_index
 from dataset.records import Records
@@ -82,6 +83,7 @@ def test_a_sample_gets_one_of_the_backgrounds_that_its_record_was_encoded_with(m
         pixels, _ = load_views(views.records[index], cfg.data, start, background)
         orbit = views[n]
         assert torch.equal(orbit.pixels[0], pixels[0])
+        pixels = to_float(pixels)
         assert torch.allclose(svd.encoders.modes(pixels[None])[0], orbit.latents, atol=1e-4)
         assert torch.allclose(svd.encoders.image_embeds(pixels[:1])[0, 0], orbit.image_embeds, atol=1e-4)
         seen.add((index, tuple(background.tolist())))

@@ -19,6 +19,7 @@ from PIL import Image
 import commands.train
 from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
+from dataset.images import to_float
 from dataset.views import OrbitBatch
 from models.objective import draw
 from tests.helpers.launch import ENVIRONMENT
@@ -338,9 +339,10 @@ def test_a_stop_at_the_last_step_is_the_end_unless_a_validation_is_owed(tiny_con
         assert fragment in capsys.readouterr().out
 
 
-def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, orbit_pixels):
-    pixels = torch.cat([orbit_pixels, orbit_pixels.flip(1)])
-    orbits = OrbitBatch(pixels, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
+def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, orbit_views):
+    views = torch.cat([orbit_views, orbit_views.flip(1)])
+    pixels = to_float(views)
+    orbits = OrbitBatch(views, torch.tensor([10.0, -5.0]), n=[6, 7], places=["a:1", "a:2"])
     dropped_numbers = []
     coins = {
         seed: draw(seed, [6, 7], NoiseSettings(cond_dropout=0.5), (1, 1), (1, 1)).dropped.sum() for seed in range(20)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from dataset.images import object_box, square_box, to_view
+from dataset.images import object_box, square_box, to_float, to_view
 from utils.errors import UserError
 from utils.images import open_rgba
 
@@ -70,26 +71,42 @@ def test_a_header_that_announces_gigabytes_is_refused(tmp_path, monkeypatch):
 def test_alpha_is_composited_on_the_background_and_mapped_to_minus_one_to_one():
     half = Image.new("RGBA", (16, 16), (255, 0, 0, 51))  # alpha 0.2
     view = to_view(half, square_box(half.size), 16, torch.tensor([0.5, 1.0, 0.0]))
-    torch.testing.assert_close(view[:, 8, 8], torch.tensor([0.2 + 0.8 * 0.5, 0.8, 0.0]) * 2 - 1, atol=1e-5, rtol=0)
+    expected = torch.tensor([0.2 + 0.8 * 0.5, 0.8, 0.0]) * 2 - 1
+    torch.testing.assert_close(to_float(view)[:, 8, 8], expected, atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("size_px", [64, 48, 20, 90])
+def test_a_view_is_its_composite_in_floats_resized_in_floats_to_half_a_step_of_8_bits(size_px):
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (64, 48, 4), dtype=np.uint8)
+    noise[:20, :, 3] = 255
+    noise[40:, :, 3] = 0
+    rgba = Image.fromarray(noise).resize((48, 64), Image.BICUBIC)
+    box = square_box(rgba.size)
+    levels = torch.from_numpy(np.array(rgba.crop(box))).permute(2, 0, 1).float() / 255
+    composite = levels[3:] * levels[:3] + (1 - levels[3:])
+    resized = F.interpolate(composite[None], size=(size_px, size_px), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    error = (to_float(to_view(rgba, box, size_px, WHITE)) + 1) / 2 - resized
+    assert error.abs().max() < 1 / 255
 
 
 def test_the_colour_of_transparent_pixels_does_not_bleed_into_the_edge():
     white_disc = np.array(disc(colour=(255, 255, 255)))
     white_disc[white_disc[..., 3] == 0, :3] = (0, 0, 0)
-    view = to_view(Image.fromarray(white_disc), square_box((64, 64)), 24, WHITE)
+    view = to_float(to_view(Image.fromarray(white_disc), square_box((64, 64)), 24, WHITE))
     assert view.min() > 0.999, "a white object on white shows no dark fringe"
 
 
 def test_the_resize_is_antialiased():
     stripes = np.full((64, 64, 4), 255, np.uint8)
     stripes[:, ::2, :3] = 0
-    view = to_view(Image.fromarray(stripes), square_box((64, 64)), 16, WHITE)
+    view = to_float(to_view(Image.fromarray(stripes), square_box((64, 64)), 16, WHITE))
     assert view[:, 4:-4, 4:-4].abs().max() < 0.05, "one-pixel stripes become gray"
 
 
 def test_a_wide_image_keeps_its_aspect_and_gets_background_above_and_below():
     wide = Image.new("RGBA", (64, 32), (0, 0, 0, 255))
-    view = to_view(wide, square_box(wide.size), 64, WHITE)
+    view = to_float(to_view(wide, square_box(wide.size), 64, WHITE))
     assert (view[0] < 0).sum() == 64 * 32
     assert view[0, :14].min() > 0.99 and view[0, -14:].min() > 0.99 and view[0, 20:44].max() < -0.99
 
@@ -98,7 +115,7 @@ def test_one_square_crops_all_views_so_that_the_object_fills_its_share():
     views = [disc(centre=(24, 32), radius=8), disc(centre=(40, 32), radius=8)]
     box = object_box([view.getchannel("A") for view in views], fill=0.5)
     assert box[2] - box[0] == box[3] - box[1]
-    shown = [(to_view(view, box, 128, WHITE)[1] < 0).any(dim=0).nonzero()[:, 0] for view in views]
+    shown = [(to_view(view, box, 128, WHITE)[1] < 128).any(dim=0).nonzero()[:, 0] for view in views]
     extent = max(x.max() for x in shown) - min(x.min() for x in shown)
     assert abs(extent / 128 - 0.5) < 0.03
     assert abs((max(x.max() for x in shown) + min(x.min() for x in shown)) / 2 - 64) <= 3, "centred"

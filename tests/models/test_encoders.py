@@ -18,8 +18,8 @@ from utils.schemas import NoiseSettings, SourceSettings
 NOISE = NoiseSettings(cond_dropout=0)
 
 
-def encoded(encoders, pixels):
-    orbits = OrbitBatch(pixels, torch.tensor([10.0]), n=[6], places=["a:1"])
+def encoded(encoders, views):
+    orbits = OrbitBatch(views, torch.tensor([10.0]), n=[6], places=["a:1"])
     return encode(orbits, encoders, 0, NOISE, torch.device("cpu"))
 
 
@@ -28,9 +28,9 @@ def relative_error(value, expected):
 
 
 @pytest.mark.parametrize(("name", "limit"), [("bf16", 2e-2), ("fp16", 2e-3)])
-def test_encoding_in_half_precision_is_near_fp32_and_leaves_all_random_numbers_and_ids(name, limit, svd, orbit_pixels):
+def test_encoding_in_half_precision_is_near_fp32_and_leaves_all_random_numbers_and_ids(name, limit, svd, orbit_views):
     half = copy.deepcopy(svd.encoders).computing_in(ENCODER_DTYPES[name])
-    views = orbit_pixels[:, :3]
+    views = orbit_views[:, :3]
     expected_latents, expected, expected_draws = encoded(svd.encoders, views)
     latents, cond, draws = encoded(half, views)
     pairs = {
@@ -53,14 +53,14 @@ def test_the_decoder_stays_fp32_whatever_the_encoders_compute_in(svd, orbit_pixe
     assert torch.equal(half.decode(latents, 3), svd.encoders.decode(latents, 3))
 
 
-def test_fp32_matmuls_are_tf32_within_the_encoders_and_as_before_outside(svd, orbit_pixels):
+def test_fp32_matmuls_are_tf32_within_the_encoders_and_as_before_outside(svd, orbit_views):
     encoders = copy.deepcopy(svd.encoders)
     matmul = torch.backends.cuda.matmul
     seen = []
     for module in (encoders.vae.encoder, encoders.vae.decoder, encoders.image_encoder):
         module.register_forward_hook(lambda *_: seen.append(matmul.fp32_precision))
     before = matmul.fp32_precision
-    latents, _, _ = encoded(encoders, orbit_pixels[:, :8])
+    latents, _, _ = encoded(encoders, orbit_views[:, :8])
     encoders.decode(latents[0, :2], 2)
     assert set(seen) == {"tf32"} and len(seen) == 5  # 8 views by 7, the input view twice, two views back
     assert matmul.fp32_precision == before != "tf32"

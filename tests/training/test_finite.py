@@ -88,6 +88,7 @@ def test_the_counter_sees_every_way_to_read(reads):
 
 def test_batches_are_pinned_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
-    batch = OrbitBatch(torch.zeros(1, 2, 3, 8, 8), torch.zeros(1), [0], ["a:1"])
+    batch = OrbitBatch(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), torch.zeros(1), [0], ["a:1"], torch.zeros(1))
     pinned = torch.utils.data._utils.pin_memory.pin_memory(batch)
-    assert (pinned.pixels == 1).all() and (pinned.elevation_deg == 1).all() and pinned.n == [0]
+    assert all((tensor == 1).all() for tensor in (pinned.pixels, pinned.elevation_deg, pinned.latents))
+    assert pinned.n == [0] and pinned.image_embeds is None
