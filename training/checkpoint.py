@@ -6,18 +6,14 @@ each rank's part of the average), and `meta.json` with step, config, versions, a
 
 import hashlib
 import json
-import os
-import pickle
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -25,17 +21,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.svd import save_unet
-from training.launch import engine
+from training.launch import engine, gather_objects
 from training.masters import full_weights, is_deepspeed
 from training.meta import Meta
+from training.optimizer_state import load_optimizer_state, read_optimizer_state, save_optimizer_state
 from training.state import TrainState
+from training.state_form import AtLeast, require_form
 from utils.errors import UserError, first_line
 from utils.files import put_in_place, unfinished_path, write_atomically
 from utils.reading import read_json
 
 META = "meta.json"
 LATEST = "latest_checkpoint"  # in the run folder: the name of the newest one, to know of it when it is gone
-ENGINE_TAG = "zero"
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
@@ -108,7 +105,7 @@ def verify(
 
 
 def _is_read(name: str) -> bool:
-    """Whether a file of a checkpoint is one that we or the libraries would read; notes and a .DS_Store are not."""
+    """Return whether a file is one that we or the libraries would read; notes and a .DS_Store are not."""
     return ("/" in name and not Path(name).name.startswith(".")) or name.endswith((".safetensors", ".pt", ".bin"))
 
 
@@ -163,25 +160,10 @@ def _write_state(folder: Path, state: TrainState) -> None:
     _write_weights(folder / "unet", state)
     with state.ema.in_place_of_masters():
         _write_weights(folder / "unet_ema", state)
+    save_optimizer_state(folder, state)
     if is_deepspeed(state.accelerator):
-        with _disk_errors():
-            state.model.save_checkpoint(str(folder / "engine"), tag=ENGINE_TAG, exclude_frozen_parameters=True)
         parts = {str(i): part.contiguous() for i, part in enumerate(state.ema.parts)}
-        save_file(parts, _ema_part(folder, state.accelerator))
-    elif state.accelerator.is_main_process:
-        with _disk_errors():
-            torch.save(state.optimizer.state_dict(), folder / "optimizer.pt")
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Make an OSError of what torch.save raises on a full disk, a RuntimeError. CUDA and NCCL raise classes derived from it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error) is not RuntimeError:
-            raise
-        raise OSError(first_line(error)) from error
+        save_file(parts, folder / _ema_part(state.accelerator))
 
 
 def _write_weights(folder: Path, state: TrainState) -> None:
@@ -196,33 +178,38 @@ def _write_weights(folder: Path, state: TrainState) -> None:
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     """Load the optimizer's state and the average, and under DeepSpeed the weights too; elsewhere they are loaded from `unet/`.
 
-    Raises UserError if a file is damaged, or is a pickle that would run code.
+    Collective. Raises UserError, on every rank, if on any of them a file is damaged, is a pickle that would run code, or
+    holds something of another form than what it is for. Then nothing has been loaded.
     """
+    mistakes = []
     try:
-        if is_deepspeed(state.accelerator):
-            with _weights_only_unpickling():
-                path, _ = state.model.load_checkpoint(
-                    str(checkpoint / "engine"), tag=ENGINE_TAG, load_module_strict=False
-                )
-            if path is None:
-                raise damaged(checkpoint, "DeepSpeed found no state in engine/")
-            parts = load_file(_ema_part(checkpoint, state.accelerator))
-            state.ema.load([parts[str(i)] for i in range(len(parts))])
-            return
-        optimizer_state = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
-        state.optimizer.load_state_dict(optimizer_state)
-        saved = load_unet_weights(checkpoint / "unet_ema")
-        names = [name for name, parameter in state.unet.named_parameters() if parameter.requires_grad]
-        state.ema.load([saved[name] for name in names])
-    except pickle.UnpicklingError as error:
-        raise damaged(checkpoint, f"a pickle in it is refused: {_why_refused(error)}") from None
-    except (OSError, EOFError, KeyError, SafetensorError) as error:
-        raise damaged(checkpoint, first_line(error)) from None
+        optimizer_state = read_optimizer_state(checkpoint, state, step_of(checkpoint))
+        average = _read_average(checkpoint, state)
+    except UserError as error:
+        mistakes.append(str(error))
+    for mistake in gather_objects(mistakes):
+        raise damaged(checkpoint, mistake)
+    load_optimizer_state(checkpoint, state, optimizer_state)
+    state.ema.load(average)
 
 
-def _why_refused(error: Exception) -> str:
-    name = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it would run {name[1]}" if name else "it holds more than numbers"
+def _read_average(checkpoint: Path, state: TrainState) -> list[Tensor]:
+    """Return the saved average of each master of this rank, in their order. Raises UserError naming the file."""
+    if is_deepspeed(state.accelerator):
+        place = _ema_part(state.accelerator)
+        load = load_file
+        expected = {str(i): part for i, part in enumerate(state.ema.parts)}
+    else:
+        place = "unet_ema"
+        load = load_unet_weights
+        trained = [name for name, weight in state.unet.named_parameters() if weight.requires_grad]
+        expected = AtLeast(zip(trained, state.ema.parts, strict=True))
+    try:
+        saved = load(checkpoint / place)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{place}: {first_line(error)}") from None
+    require_form(saved, expected, place)
+    return [saved[name] for name in expected]
 
 
 def load_unet_weights(folder: Path) -> dict[str, Tensor]:
@@ -230,27 +217,8 @@ def load_unet_weights(folder: Path) -> dict[str, Tensor]:
     return {name: weight for file in sorted(folder.glob("*.safetensors")) for name, weight in load_file(file).items()}
 
 
-def _ema_part(checkpoint: Path, accelerator: Accelerator) -> Path:
-    return checkpoint / f"ema_rank_{accelerator.process_index:05d}.safetensors"
-
-
-@contextmanager
-def _weights_only_unpickling() -> Iterator[None]:
-    """Have torch override the weights_only=False that DeepSpeed loads with, so that a checkpoint cannot carry code."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        with torch.serialization.safe_globals([fragment_address, LossScaler, ZeroStageEnum]):
-            yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+def _ema_part(accelerator: Accelerator) -> str:
+    return f"ema_rank_{accelerator.process_index:05d}.safetensors"
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,8 @@ from training.ema import Ema
 from training.masters import is_deepspeed, master_parts, restore_masters
 from utils.schemas import ModelSettings, OptimSettings
 
+REPLACED = {"lr": float, "weight_decay": float, "fused": bool, "betas": tuple}  # what `hyperparameters` may name
+
 
 @dataclass(frozen=True)
 class TrainState:

@@ -4,15 +4,23 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 import main
 from commands.train import train
+from tests.helpers.hostile_state import mutated_state
 from tests.helpers.launch import ENVIRONMENT, accelerate_launch
 from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, read_meta
+from training.launch import SAFE_SWITCHES, make_accelerator, refuse_unsafe_switches
+from training.optimizer_state import expected_zero_state
+from training.state_form import difference
+from training.unpickling import read_pickle, weights_only_unpickling
+from utils.errors import UserError
 
 CONFIG = "train_config/tiny_cpu.yaml"
 SGD = (
@@ -113,6 +121,28 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, en
             assert_equal(
                 *(torch.load(checkpoints(run)[-1] / name, weights_only=False) for run in (resumed, whole)), name
             )
+        if name.endswith("optim_states.pt"):
+            assert_only_its_own_form_fits(checkpoints(whole)[-1] / name)
+
+
+def assert_only_its_own_form_fits(path: Path) -> None:
+    """A state that DeepSpeed has saved fits an engine like the one that saved it, and no mutant of it does."""
+    with weights_only_unpickling():
+        saved = read_pickle(path)["optimizer_state_dict"]
+    inner = "base_optimizer_state" if "base_optimizer_state" in saved else "optimizer_state_dict"
+    fresh = saved | {inner: saved[inner] | {"state": {}}}
+    stand_in = SimpleNamespace(state_dict=lambda: fresh, optimizer=torch.optim.AdamW([torch.zeros(1)]))
+    masters = [moments["exp_avg"] for moments in saved[inner]["state"].values()]
+    expected = expected_zero_state(stand_in, masters, step=4)
+    assert difference(saved, expected, "state") is None
+    refused = 0
+    for what, mutant in mutated_state(saved, 500, seed=0):
+        if difference(mutant, expected, "state"):
+            refused += 1
+        else:
+            replaced = ("'lr'", "'weight_decay'", "'betas'", "'fused'", "'clip_grad'", "'overflow'", "'ds_version'")
+            assert "exchange" in what or what.partition(")")[0].endswith(replaced), what
+    assert refused > 450
 
 
 def assert_equal(ours, theirs, place: str) -> None:
@@ -168,16 +198,20 @@ def test_the_log_says_how_many_processes_train(fast, tmp_path):
 
 def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monkeypatch):
     """MULTI_GPU without a GPU used to give two ranks of distributed_type NO, each training a model of its own."""
-    from accelerate import Accelerator
-
-    from training.launch import make_accelerator
-    from utils.errors import UserError
-
     Accelerator(cpu=True)  # it comes up alone
     monkeypatch.setenv("WORLD_SIZE", "2")
     cfg = tiny_config()
     with pytest.raises(UserError, match="would not synchronise"):
         make_accelerator(cfg.train, cfg.optim)
+
+
+@pytest.mark.parametrize("value", [False, 0, "false", None])
+@pytest.mark.parametrize(("section", "key"), SAFE_SWITCHES)
+def test_a_deepspeed_switch_that_would_break_a_promise_is_refused_by_name(section, key, value):
+    safe, _ = SAFE_SWITCHES[section, key]
+    refuse_unsafe_switches({section: {key: safe, "enabled": True}, "train_batch_size": "auto"})
+    with pytest.raises(UserError, match=rf"^{section}\.{key} of the DeepSpeed config must be {str(safe).lower()}: "):
+        refuse_unsafe_switches({section: {key: value if safe else str(value)}})
 
 
 @pytest.mark.parametrize(("engine", "what"), [("DDP", "loss"), ("ZeRO-2", "gradient")])

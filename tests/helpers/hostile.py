@@ -36,17 +36,17 @@ def mutated_bytes(data: bytes, count: int, seed: int) -> Iterator[bytes]:
 def mutated_tree(tree: object, count: int, seed: int) -> Iterator[object]:
     """Yield a tree of dicts and lists with one of its values removed, or replaced by an odd one."""
     dice = random.Random(seed)
-    places = list(_places(tree))
+    everywhere = list(places(tree))
     for _ in range(count):
-        where = dice.choice(places)
+        where = dice.choice(everywhere)
         yield _with(tree, where, dice.choice(ODD_VALUES), remove=dice.random() < 0.2)
 
 
-def _places(tree: object, where: tuple = ()) -> Iterator[tuple]:
+def places(tree: object, where: tuple = ()) -> Iterator[tuple]:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in items:
         yield (*where, key)
-        yield from _places(value, (*where, key))
+        yield from places(value, (*where, key))
 
 
 def _with(tree: object, where: tuple, value: object, remove: bool) -> object:
