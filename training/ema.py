@@ -6,11 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-SLICE = 2**24
+SLICE = 2**24  # numbers that are exchanged at a time
 
 
 class Ema:
-    """Averages this rank's fp32 masters (`training.masters.master_parts`). The ranks share 4 bytes a parameter."""
+    """The average of this rank's fp32 masters, as `training.masters.master_parts` gives them.
+
+    Each rank keeps only its part, so that nothing is gathered: 4 bytes a trained parameter, divided by the ranks under ZeRO.
+    """
 
     def __init__(self, masters: list[Tensor]):
         self.masters = masters
@@ -19,6 +22,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
+        """Move the average by 1 - `decay` of its distance from the masters. `decay` is in [0, 1]."""
         torch._foreach_lerp_(self.parts, [master.detach() for master in self.masters], 1 - decay)
 
     @contextmanager
@@ -41,5 +45,6 @@ class Ema:
 
     @torch.no_grad()
     def load(self, parts: list[Tensor]) -> None:
+        """Take over the numbers of `parts`, which have the shapes of the masters."""
         for part, value in zip(self.parts, parts, strict=True):
             part.copy_(value)

@@ -1,4 +1,4 @@
-"""The fp32 weights that are trained, wherever the engine keeps them: whole, cut into ranks' parts, beside a bf16 copy."""
+"""The masters: the fp32 weights that are trained. An engine may cut them into a part for each rank, beside a bf16 copy."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def master_parts(unet: nn.Module, optimizer) -> list[Tensor]:
 
 
 def full_weights(unet: nn.Module, accelerator: Accelerator) -> Iterator[tuple[str, Tensor]]:
-    """(name, fp32 value) of each trainable parameter. Collective under ZeRO: every rank runs through all of it."""
+    """Give the name and the fp32 value of each trained parameter. Collective under ZeRO: every rank runs through all of it."""
     if is_deepspeed(accelerator):
         from deepspeed.utils import safe_get_full_fp32_param
     for name, parameter in unet.named_parameters():
@@ -50,10 +50,10 @@ def restore_masters(unet: nn.Module, weights: dict[str, Tensor], accelerator: Ac
 
 @torch.no_grad()
 def lend_unet(unet: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The trained UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
+    """Return the trained UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
 
-    Its own forward can run on one rank alone, as the engine's cannot under ZeRO-3. It shares memory with the model where
-    the type is the same, so it is valid until the weights change.
+    Its forward can run on one rank alone; that of ZeRO-3's engine cannot. It shares memory with the model where the type
+    is the same, so it is valid until the weights change.
     """
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     state = {name: _whole(weight).to(dtype) for name, weight in unet.named_parameters() if not weight.requires_grad}
@@ -65,7 +65,7 @@ def lend_unet(unet: nn.Module, accelerator: Accelerator) -> nn.Module:
 
 
 def _whole(frozen: Tensor) -> Tensor:
-    """A frozen weight, gathered if ZeRO-3 has divided it."""
+    """Return a frozen weight, gathered if ZeRO-3 has divided it."""
     if not hasattr(frozen, "ds_tensor"):
         return frozen.detach()
     from deepspeed.runtime.zero import GatheredParameters

@@ -75,7 +75,7 @@ def _lock(lock: int) -> bool:
 
 
 def _check_shared(folder: Path, accelerator: Accelerator) -> None:
-    """Every rank must see what the first one writes: the checkpoints of several machines are one folder."""
+    """Raise UserError if a rank does not see what the first one writes: the checkpoints of several machines are one folder."""
     if accelerator.num_processes == 1:
         return
     name = broadcast_object_list([f".shared_{os.getpid()}_{time.time_ns()}"])[0]

@@ -37,7 +37,7 @@ class Metrics:
 
 
 def _is_kept(line: str, step: int, owes_validation: bool) -> bool:
-    """Whether a resumed run keeps a line of metrics.jsonl. A line that was cut off is dropped."""
+    """Return whether a resumed run keeps a line of metrics.jsonl. A line that was cut off is dropped."""
     if not line.endswith("\n"):
         return False
     try:
@@ -50,7 +50,7 @@ def _is_kept(line: str, step: int, owes_validation: bool) -> bool:
 
 
 class TensorBoard:
-    """RUN/tensorboard. Points of an earlier process after `step` are hidden; ours are in the file before a method returns."""
+    """Writes to RUN/tensorboard. It hides an earlier process's points after `step`; ours are in the file when a method returns."""
 
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -77,6 +77,8 @@ class TensorBoard:
 
 
 class Wandb:
+    """Logs to wandb. The run's id is kept in RUN/wandb_id, so that a resumed run is the same run there."""
+
     def __init__(self, folder: Path, step: int, run: RunSettings, config: dict):
         import wandb
 
@@ -116,7 +118,7 @@ class Wandb:
 
 
 class Trackers:
-    """All of a run's trackers as one: a context manager. On ranks other than the first there are none.
+    """All of a run's trackers as one. It is a context manager, and empty on ranks other than the first.
 
     A run that `owes_validation` of its `step` may have sent it to the trackers before it was killed, and now sends it again.
     metrics.jsonl drops the first copy; TensorBoard and wandb show the point twice.

@@ -1,4 +1,4 @@
-"""What happened since the last line of metrics: summed up exactly, so that a resumed run logs the uninterrupted run's numbers."""
+"""The window: what happened since the last line of metrics. Its sums are exact, so that a resume does not show in them."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -28,7 +28,7 @@ class Window:
         return cls(**saved)
 
     def means(self) -> dict[str, float]:
-        """loss, loss by sigma third, grad_norm; orbits/s and the wait for data per step.
+        """Return loss, loss by third of the sigmas, grad_norm, orbits_per_s, and data_wait_s, the wait for data per step.
 
         fsum is exact, so that neither the order of the ranks nor a resume shows.
         """
@@ -45,7 +45,7 @@ class Window:
 
 
 class Meter:
-    """Fills this rank's window. Losses and norms stay on the device until somebody reads them, so that no step waits for it."""
+    """Fills this rank's window. Losses and norms stay on the device until somebody reads them: no step waits for it."""
 
     def __init__(self, window: Window, P_mean: float, P_std: float):
         """Begin with `window`: what a resumed run had not logged yet."""
@@ -64,7 +64,7 @@ class Meter:
         self.window.wait_seconds += wait_seconds
 
     def gathered(self, accelerator: Accelerator) -> Window:
-        """The window with the samples of all ranks, and the norms and times of this one. Collective; waits for the device."""
+        """Return the window, with the samples of all ranks and this one's norms and times. Collective; waits for the device."""
         window = self.window
         if self._samples:
             window.samples += zip(*torch.cat(self._samples, dim=1).tolist())

@@ -1,3 +1,5 @@
+"""Which checkpoints are kept, which one a run goes on from, and which are refused."""
+
 import errno
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The average follows its formula, and lends itself to whoever reads the weights."""
+
 import torch
 
 from training.ema import Ema

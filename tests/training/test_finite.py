@@ -14,7 +14,7 @@ READERS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__",
 
 
 class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU. `events` also notes when a micro-step and when a step begins."""
+    """Counts what would make the host wait for a GPU. `events` also says when a step and when a micro-step begins."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The events of a run whose data come from a loading process, so that what is counted is the loop's own."""
+    """Give a counter that watches the training loop. Its run loads data in another process, where nothing is counted."""
     reads = Reads()
     for name in READERS:
         reads.watch(monkeypatch, torch.Tensor, name, "read")

@@ -1,3 +1,5 @@
+"""The learning rate and the average's decay are what they are said to be at each step."""
+
 import pytest
 
 from training.schedule import due, ema_decay_at, lr_at

@@ -15,7 +15,7 @@ from utils.video import write_mp4
 
 
 def wandb_records(path: Path) -> list:
-    """The protobuf records of a .wandb file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB."""
+    """Return the records of a .wandb file, which is a header of 7 bytes, then LevelDB's log format in blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, offset, pending, records = path.read_bytes(), 7, b"", []
@@ -34,7 +34,7 @@ def wandb_records(path: Path) -> list:
 
 
 def wait_for_sessions(folder: Path, count: int) -> None:
-    """wandb's own process writes the files, and may end after `finish` has returned: wait for the last record of each."""
+    """Wait for the last record of each session: wandb's own process writes them, and may end after `finish` has returned."""
     for _ in range(600):
         ended = [
             any(record.WhichOneof("record_type") == "exit" for record in wandb_records(path))
@@ -47,7 +47,7 @@ def wait_for_sessions(folder: Path, count: int) -> None:
 
 
 def history(folder: Path) -> list[dict]:
-    """Every logged row of all sessions of the run, in order."""
+    """Return every logged row of all sessions of the run, in order."""
     rows = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in wandb_records(path):

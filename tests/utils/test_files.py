@@ -45,7 +45,7 @@ def test_a_folder_replaces_another_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["in the block", "between the two renames"])
-def test_a_killed_process_leaves_only_what_is_hidden_and_is_swept(tmp_path, place):
+def test_a_killed_process_leaves_only_what_is_hidden_and_that_can_be_removed(tmp_path, place):
     code = f"""
 import os, pathlib, signal, sys
 from utils.files import new_folder
@@ -80,7 +80,7 @@ def test_a_former_folder_is_removed_once_its_successor_is_there(tmp_path):
     assert names(tmp_path) == ["a", "b"]
 
 
-def test_sweeping_removes_links_and_never_follows_them(tmp_path):
+def test_removing_what_is_unfinished_removes_links_and_never_follows_them(tmp_path):
     target = tmp_path / "users"
     target.mkdir()
     (target / "work").touch()

@@ -1,3 +1,5 @@
+"""Everything random about a sample follows from (seed, n), and no two samples share it."""
+
 import torch
 
 from utils.randomness import PURPOSES, _scramble, generator
@@ -16,7 +18,7 @@ def test_the_same_sample_has_the_same_stream_and_others_have_others():
 
 
 def test_no_two_samples_of_a_run_share_a_seed():
-    """The scrambling is a bijection of 32 bits, so it has no collisions; a random hash of 200,000 numbers has some five."""
+    """The scrambling is a bijection of 32 bits, so no two numbers collide. Of a random hash some five of 200,000 would."""
     assert len({_scramble(x) for x in range(200_000)}) == 200_000
 
 

@@ -37,7 +37,7 @@ YAML = "run: {name: x}\ndata:\n  root: r\n  meta: m\nmodel: {base: b}\ntrain: {m
 
 
 def refused(read, *arguments) -> str | None:
-    """The error, which must be short and come soon."""
+    """Return the error of a call, if there is one. It must be short and come soon."""
     started = time.perf_counter()
     try:
         read(*arguments)

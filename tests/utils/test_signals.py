@@ -1,3 +1,5 @@
+"""A signal asks to stop, once, and the handlers are put back."""
+
 import os
 import signal
 

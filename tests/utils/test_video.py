@@ -1,3 +1,6 @@
+"""Videos and sheets hold the frames that they were given."""
+
+import io
 import subprocess
 
 import imageio_ffmpeg
@@ -30,18 +33,12 @@ def test_mp4_is_h264_yuv420p_of_even_size_and_holds_the_frames(tmp_path):
 
 
 def test_gif_holds_every_frame():
-    import io
-
     assert Image.open(io.BytesIO(gif_bytes(gradient_frames()))).n_frames == 5
 
 
 def test_to_uint8_maps_the_ends_of_the_range():
-    assert to_uint8(torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 1, 1))[:, 0, 0, 0].tolist() == [
-        0,
-        128,
-        255,
-        255,
-    ]
+    views = torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 1, 1)
+    assert to_uint8(views)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
 
 
 def test_sheet_shows_each_tile_in_its_row_and_column():
