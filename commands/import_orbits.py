@@ -6,6 +6,7 @@ Angles come from the cameras. Images stay where they are, but for those in tars 
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -24,6 +25,8 @@ from utils.files import user_path
 from utils.reading import read_json
 from utils.schemas_import import ImportOrbitsConfig
 from utils.signals import StopSignals
+
+PROGRESS_S = 60  # between two lines that say how far it is, where there is no terminal
 
 
 class Licenses(RootModel[dict[str, str]]):
@@ -78,11 +81,17 @@ def look_at_all(
     """Write a line into the journal for every object that has none, until asked to stop."""
     done = folder.done()
     todo = [item for item in items if item.id not in done]
-    with tqdm(total=len(items), initial=len(items) - len(todo), unit="object", disable=not sys.stderr.isatty()) as bar:
+    seen = len(items) - len(todo)
+    printed = time.monotonic()
+    with tqdm(total=len(items), initial=seen, unit="object", disable=not sys.stderr.isatty()) as bar:
         try:
             for lines in import_all(todo, task, num_processes):
                 folder.add(lines)
                 bar.update(len(lines))
+                seen += len(lines)
+                if bar.disable and time.monotonic() - printed > PROGRESS_S:
+                    printed = time.monotonic()
+                    print(f"{seen} of {len(items)} objects", flush=True)
                 if stop_requested():
                     return
         except BrokenProcessPool:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataset.importers.geometry import MAX_OFF_CENTRE_DEG, Angles
+from dataset.records import MAX_ELEVATION_SPREAD_DEG
 
 MAX_STEP_ERROR_DEG = 0.1
-MAX_ELEVATION_SPREAD_DEG = 0.5  # as in an orbit's record
 MAX_DISTANCE_SPREAD = 0.01  # of the distance
 POLE_DEG = 85.0  # views from further above or below show no side, and belong to no ring
 # How far neighbours of one ring may be apart, in degrees of elevation and parts of the distance. First finely, so that two rings
