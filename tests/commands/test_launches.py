@@ -1,4 +1,8 @@
-"""The program runs under real launchers: DDP, DeepSpeed ZeRO-2 and ZeRO-3. Launches that cannot work are refused."""
+"""The program runs under accelerate's launcher: DDP, DeepSpeed ZeRO-2 and ZeRO-3. Launches that cannot work are refused.
+
+`accelerate_launch` is what a user starts; `forked_launch` is the same of forks, which import nothing: see
+tests/helpers/forkserver.py. Every engine has launches of both kinds.
+"""
 
 import json
 import re
@@ -13,7 +17,7 @@ from accelerate import Accelerator
 import main
 from commands.train import train
 from tests.helpers.hostile_state import mutated_state
-from tests.helpers.launch import ENVIRONMENT, accelerate_launch
+from tests.helpers.launch import ENVIRONMENT, accelerate_launch, forked_launch
 from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, read_meta
 from training.launch import SAFE_SWITCHES, make_accelerator, refuse_unsafe_switches
@@ -34,7 +38,13 @@ SGD = (
 
 @pytest.fixture
 def fast(tmp_path):
-    return (f"run.dir={tmp_path}", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
+    return (
+        f"run.dir={tmp_path}",
+        "run.tracker=none",
+        "data.size_px=32",
+        "data.num_frames=7",
+        "train.log_every_steps=1",
+    )
 
 
 PORT = ("--main_process_port", "0")
@@ -63,11 +73,12 @@ def engine_words(tmp_path):
 @pytest.mark.parametrize("engine", ["DDP", "ZeRO-2", "ZeRO-3"])
 def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, fast, tiny_config, tmp_path):
     """After two SGD steps weights, average, loss and norm are the same. Both ranks share a validation, and save a checkpoint."""
-    train(tiny_config(*SGD, "run.name=one", "train.max_steps=2", "train.batch_size=4"))
+    train(tiny_config(*SGD, "data.num_frames=7", "run.name=one", "train.max_steps=2", "train.batch_size=4"))
     validate = ("validation.every_steps=2", "validation.num_records=2", "validation.num_inference_steps=2")
     divided = ("train.batch_size=1", "train.grad_accum_steps=2")
     words = (*fast, *SGD, "run.name=two", "train.max_steps=2", *divided, *validate)
-    answer = accelerate_launch(*engine_words(engine, "no"), "main.py", "train", CONFIG, *words)
+    launch = forked_launch if engine == "DDP" else accelerate_launch
+    answer = launch(*engine_words(engine, "no"), "main.py", "train", CONFIG, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
     one, two = tmp_path / "one", tmp_path / "two"
     for which in ("unet", "unet_ema"):
@@ -103,12 +114,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, en
         "model.train=temporal",
     )
     start = (*engine_words(engine, precision), "main.py", "train", CONFIG, *fast, *words, "train.log_every_steps=3")
-    answer = accelerate_launch(*start, "run.name=whole")
+    answer = forked_launch(*start, "run.name=whole")
     assert answer.returncode == 0, answer.stdout[-3000:]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "checkpoints/step_0000004")
-    answer = accelerate_launch(*start, "run.name=resumed", "run.resume=must")
+    answer = forked_launch(*start, "run.name=resumed", "run.resume=must")
     assert answer.returncode == 0, answer.stdout[-3000:]
     assert f"resumed from {resumed}/checkpoints/step_0000002" in answer.stdout
     assert metrics(resumed) == metrics(whole)
@@ -166,7 +177,7 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
     ).split()
     assert words[-2:] == ["train", "train_config/train_local_svd_mv.yaml"]
     small = ("optim.learning_rate=1e-6", "optim.weight_decay=0", "optim.warmup_steps=0", "validation.every_steps=0")
-    answer = accelerate_launch(*words[3:-1], CONFIG, *fast, *small, "run.name=gpu_line", "train.max_steps=2")
+    answer = forked_launch(*words[3:-1], CONFIG, *fast, *small, "run.name=gpu_line", "train.max_steps=2")
     assert answer.returncode == 0, answer.stdout[-3000:]
     run = tmp_path / "gpu_line"
     assert [line["step"] for line in metrics(run)] == [1, 2]
@@ -191,7 +202,7 @@ def test_the_log_says_how_many_processes_train(fast, tmp_path):
         "distributed_type: MULTI_CPU\nuse_cpu: true\nnum_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
     )
     words = (*fast, "run.name=alone", "train.max_steps=1", "validation.every_steps=0")
-    answer = accelerate_launch("--config_file", str(config), "main.py", "train", CONFIG, *words)
+    answer = forked_launch("--config_file", str(config), "main.py", "train", CONFIG, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
     assert "1 process trains, under no engine, on cpu, mixed precision no" in answer.stdout
 
