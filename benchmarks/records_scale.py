@@ -1,7 +1,10 @@
-"""How long does it take to open N records of 21 views, and how much memory? `python benchmarks/records_scale.py [1000000]`"""
+"""How long does it take to open N records of 21 views, and how much memory? `python benchmarks/records_scale.py [1000000]`
+
+Memory is what opening adds to a process and four loading processes together: their proportional set sizes, of Linux.
+"""
 
 import json
-import resource
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -12,29 +15,66 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from dataset.order import record_index
 from dataset.records import Records
 
+NUM_WORKERS = 4
+READS = 1000
+
+
+def write_records(path: Path, number: int) -> None:
+    with open(path, "w") as file:
+        for i in range(number):
+            paths = [f"{i // 1000:03d}/{i:08d}/{view:03d}.png" for view in range(21)]
+            file.write(json.dumps({"id": f"{i:08d}", "image_path": paths, "elevation": [i % 35 - 5.0] * 21}) + "\n")
+
+
+def timed_open(path: Path) -> tuple[Records, float]:
+    started = time.perf_counter()
+    records = Records(path, 21)
+    return records, time.perf_counter() - started
+
+
+def memory_mib() -> float:
+    """Return the proportional set size of this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+
+
+def read_some(records: Records, all_have_read, sizes) -> None:
+    """Be a loading process: read records in the order of training, then tell the memory that it takes."""
+    started = time.perf_counter()
+    for n in range(READS):
+        records[record_index(0, n, len(records))]
+    each = (time.perf_counter() - started) / READS
+    all_have_read.wait()
+    sizes.put((memory_mib(), each))
+    all_have_read.wait()
+
 
 def main() -> None:
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "svd_meta.jsonl")
-        with open(path, "w") as file:
-            for i in range(number):
-                paths = [f"{i // 1000:03d}/{i:08d}/{view:03d}.png" for view in range(21)]
-                file.write(json.dumps({"id": f"{i:08d}", "image_path": paths, "elevation": [i % 35 - 5.0] * 21}) + "\n")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        started = time.perf_counter()
-        records = Records(path, 21)
-        opened = time.perf_counter() - started
-        added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-        record_index(0, 0, number)
-        started = time.perf_counter()
-        for n in range(1000):
-            records[record_index(0, n, number)]
-        each = (time.perf_counter() - started) / 1000
+        write_records(path, number)
+        before = memory_mib()
+        _, first = timed_open(path)
+        records, later = timed_open(path)
+        fork = multiprocessing.get_context("fork")
+        all_have_read = fork.Barrier(NUM_WORKERS + 1)
+        sizes = fork.Queue()
+        workers = [fork.Process(target=read_some, args=(records, all_have_read, sizes)) for _ in range(NUM_WORKERS)]
+        for worker in workers:
+            worker.start()
+        all_have_read.wait()
+        answers = [sizes.get() for _ in workers]
+        added = memory_mib() + sum(size for size, _ in answers) - before
+        all_have_read.wait()
+        for worker in workers:
+            worker.join()
+        each = sum(seconds for _, seconds in answers) / NUM_WORKERS
         print(
-            f"{number:,} records ({path.stat().st_size / 2**20:,.0f} MiB): opened in {opened:.1f} s, {added:,.0f} MiB at the peak,"
+            f"{number:,} records ({path.stat().st_size / 2**20:,.0f} MiB): opened in {first:.1f} s, later in {later:.2f} s"
         )
-        print(f"{1e6 * each:.0f} microseconds to read one")
+        print(f"{added:,.0f} MiB more for this process and {NUM_WORKERS} loading processes together")
+        print(f"{1e6 * each:.0f} microseconds to read one record")
 
 
 if __name__ == "__main__":

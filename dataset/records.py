@@ -1,18 +1,23 @@
 """The records of a svd_meta.jsonl. Every line is checked when the file is opened, and every error names file:line."""
 
+import os
 import posixpath
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from dataset.line_index import SMALLEST, identity, read_index, write_index
 from utils.errors import UserError, shown
 from utils.files import leaves_folder, open_file
 from utils.reading import parse_json_line
 
 MAX_LINE_BYTES = 1 << 24
+RULES = 1  # goes up when a line is checked for more than before
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
 
 
@@ -33,20 +38,30 @@ class Records:
         """Raises UserError with file:line for the first line that is not a record of k x `num_frames` views."""
         self.path = Path(path)
         self.num_frames = num_frames
-        offsets: list[int] = []
-        lines: list[int] = []
-        offset = 0
         with open_file(self.path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-                if line.strip():
-                    parse_record(line, f"{self.path}:{number}", num_frames)
-                    offsets.append(offset)
-                    lines.append(number)
-                offset += len(line)
+            status = os.fstat(file.fileno())
+            large = status.st_size >= SMALLEST
+            wanted = identity(status, f"{RULES} {num_frames}")
+            found = read_index(self.path, wanted) if large else None
+            self._offsets, self._lines = found or self._check_lines(file)
+            unchanged = identity(os.fstat(file.fileno()), wanted["rules"]) == wanted
+        if large and found is None and unchanged:
+            write_index(self.path, wanted, self._offsets, self._lines)
+
+    def _check_lines(self, file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+        """Parse every line; return where each record begins, and the number of its line."""
+        offsets = array("q")
+        lines = array("i")
+        offset = 0
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if line.strip():
+                parse_record(line, f"{self.path}:{number}", self.num_frames)
+                offsets.append(offset)
+                lines.append(number)
+            offset += len(line)
         if not offsets:
             raise UserError(f"{self.path}: holds no record")
-        self._offsets = np.array(offsets)
-        self._lines = np.array(lines, dtype=np.int32)
+        return np.array(offsets, dtype=np.int64), np.array(lines, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self._offsets)
