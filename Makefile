@@ -1,4 +1,4 @@
-# make train | test | test-slow | lint | format      VENV=path: use another environment; what it holds is not reinstalled
+# make train | test | test-slow | test-gpu | lint | format      VENV=path: use another environment; what it holds is not reinstalled
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
@@ -13,7 +13,7 @@ print(*[l for l in lines if re.sub("[-_.]+", "-", l.split("==")[0]).lower() not 
 endef
 export MISSING
 
-.PHONY: setup train test test-slow lint format
+.PHONY: setup train test test-slow test-gpu lint format
 setup:
 	@if [ ! -x $(RUN) ]; then \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -31,6 +31,9 @@ test: setup
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-gpu: setup
+	$(RUN) -m pytest -m gpu $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff format --check .
