@@ -40,12 +40,13 @@ def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, acceler
         unet.enable_gradient_checkpointing()
     if model.compile:
         compile_blocks(unet)
-    # These share memory with the UNet until `accelerator.prepare` moves it to a GPU.
-    fp32 = {name: weight.detach().cpu() for name, weight in unet.named_parameters()}
+    # The weights as they were loaded: pages of their file, which all ranks of a machine share. No engine writes to them.
+    fp32 = {name: weight.detach() for name, weight in unet.named_parameters()}
     frozen = {name: fp32[name] for name, weight in unet.named_parameters() if not weight.requires_grad}
     deepspeed = is_deepspeed(accelerator)
-    trained = {name: fp32[name].clone() for name in fp32.keys() - frozen.keys()} if deepspeed else {}
+    trained = {name: fp32[name] for name in fp32.keys() - frozen.keys()} if deepspeed else {}
     del fp32
+    unet.to(accelerator.device)  # weight by weight, before an engine rounds what would be a second copy in host memory
     optimizer = make_optimizer([weight for weight in unet.parameters() if weight.requires_grad], optim)
     wrapped, optimizer = accelerator.prepare(unet.train(), optimizer)
     if deepspeed:
