@@ -1,4 +1,4 @@
-"""How much host memory do two ranks hold while they load a UNet of 138 M parameters and an engine takes it over?
+"""How much host memory do two ranks hold while they load a UNet of 134 M parameters and an engine takes it over?
 
 `python benchmarks/loading_memory.py [LAUNCH_FILE]`; by default DeepSpeed ZeRO-2. It prints each rank's proportional set size
 (Pss: a page that several processes share counts in parts) in bytes per parameter. On a CPU the engine's own memory is in it.
