@@ -4,10 +4,13 @@ Textures of 3D assets are opened elsewhere, in rendering/safety/textures.py and 
 """
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -16,6 +19,7 @@ from utils.files import open_file
 
 # Pillow knows many more. Some run programs (EPS starts Ghostscript), others fail or hang on damaged files.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA")
+PNG_TAIL_BYTES = 1 << 10  # in which a whole PNG has its last chunk
 _16_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -25,13 +29,48 @@ def open_image(source: Path | bytes, name: str | Path) -> Iterator[Image.Image]:
 
     Raises UserError, beginning with `name`, if it cannot be opened or decoded. What fails inside the block is left as it is.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
-        with _name_damage(name), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # a small file may announce gigabytes
+    with _open_source(source) as file:
+        with _name_damage(name), _no_bombs():
             image = Image.open(file, formats=IMAGE_FORMATS)
             image.load()
         yield image
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says of itself before its pixels."""
+
+    size: tuple[int, int]
+    format: str
+    has_alpha: bool
+
+
+def read_header(source: Path | bytes, name: str | Path) -> ImageHeader:
+    """Look at an image without decoding it.
+
+    Raises UserError, beginning with `name`, for what is no image, and for a PNG without its end, as a download that was cut off.
+    """
+    with _open_source(source) as file:
+        with _name_damage(name), _no_bombs():
+            image = Image.open(file, formats=IMAGE_FORMATS)
+            header = ImageHeader(image.size, image.format, image.has_transparency_data)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - PNG_TAIL_BYTES))
+        if header.format == "PNG" and b"IEND" not in file.read():
+            raise UserError(f"{name}: is a PNG without its end")
+    return header
+
+
+def _open_source(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Make an error of Pillow's warning of a small file that announces gigabytes, and ignore its other warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 @contextmanager

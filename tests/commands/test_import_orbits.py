@@ -242,7 +242,7 @@ def spoil_image(folder: Path, kind: str) -> None:
     [
         ("opaque", "view 003.png is opaque"),
         ("size", "view 003.png is (8, 8)"),
-        ("cut off", "view 003.png is a PNG without its end"),
+        ("cut off", "view 003.png: is a PNG without its end"),
         ("missing", "view 003.png has no image"),
     ],
 )
