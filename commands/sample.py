@@ -1,4 +1,4 @@
-"""`main.py sample`: 21 views around the object of each image, with the cameras to reconstruct it from."""
+"""`main.py sample`: samples 21 views around the object of each image, and writes them with their cameras."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.backgrounds import cut_out_of_plain
 from dataset.inputs import InputImage, input_view, list_inputs
 from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
@@ -20,7 +21,7 @@ from models.svd import Svd
 from rendering.transforms import orbit_transforms, write_transforms
 from training.launch import hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import new_folder, remove_unfinished
 from utils.randomness import generator
 from utils.reading import Saved, read_json
@@ -28,21 +29,21 @@ from utils.schemas import SampleConfig, SampleSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
-ABOUT = "sample.json"  # in a folder of views: what they were sampled from, and which files are ours
-USUAL_FILL = 0.8  # where the training data were opaque, so that there was nothing to measure
+ABOUT = "sample.json"  # says what a folder's views were sampled from, and which of its files are ours
+USUAL_FILL = 0.8  # taken where the training data were opaque, so that nothing could be measured
 
 
 @dataclass(frozen=True)
 class Task:
-    """One orbit to sample."""
+    """An orbit that is to be sampled."""
 
     image: InputImage
     seed: int
-    folder: Path  # where its views go
+    folder: Path  # its views go here
 
 
 class SavedAbout(Saved):
-    """What is read of sample.json."""
+    """The part of sample.json that is read again."""
 
     seed: int
     files: list[str]
@@ -54,15 +55,15 @@ def sample(cfg: SampleConfig) -> None:
     require_elevation(saved)
     settings = as_trained(cfg.sample, saved)
     tasks = list_tasks(settings)
-    check_tasks(tasks, settings)
+    check_tasks(tasks, settings, lambda line: accelerator.print(f"warning: {one_line(line)}", file=sys.stderr))
     if accelerator.is_main_process:
         for task in tasks:
             remove_unfinished(task.folder.parent, task.folder.name)
-    with accelerator.local_main_process_first():  # rembg's weights are downloaded once a machine
-        cut_out = background_remover() if settings.remove_background else None
+    with accelerator.local_main_process_first():  # so that rembg's weights are downloaded once a machine
+        cut_out = background_remover() if settings.remove_background else cut_out_of_plain
     svd = load_saved_model(saved, accelerator)
     prepare = partial(input_view, object_fill=settings.object_fill, size_px=settings.size_px, cut_out=cut_out)
-    prepare = lru_cache(settings.batch_size)(prepare)  # the seeds of an image stand side by side
+    prepare = lru_cache(settings.batch_size)(prepare)  # an image's seeds follow each other
     mine = tasks[accelerator.process_index :: accelerator.num_processes]
     batches = [mine[at : at + settings.batch_size] for at in range(0, len(mine), settings.batch_size)]
     with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar(accelerator)) as bar:
@@ -78,13 +79,13 @@ def sample(cfg: SampleConfig) -> None:
 
 
 def as_trained(settings: SampleSettings, saved: SavedModel) -> SampleSettings:
-    """The settings with the size and the framing of the training data where none is given."""
+    """Return the settings. Where no size or framing is given, it is that of the training data."""
     fill = settings.object_fill or saved.recipe.get("object_fill") or USUAL_FILL
     return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
 
 
 def list_tasks(settings: SampleSettings) -> list[Task]:
-    """Each image with each seed, image by image."""
+    """Return a task for each image with each seed, image by image."""
     out = Path(settings.out)
     return [
         Task(image, seed, out / image.name / f"seed_{seed}")
@@ -92,16 +93,19 @@ def list_tasks(settings: SampleSettings) -> list[Task]:
     ]
 
 
-def check_tasks(tasks: list[Task], settings: SampleSettings) -> None:
+def check_tasks(tasks: list[Task], settings: SampleSettings, warn: Callable[[str], object]) -> None:
     """Raises UserError for every mistake that can be found before the first minute of work."""
     for task in tasks:
         check_replaceable(task.folder)
     for path in dict.fromkeys(task.image.path for task in tasks):
-        input_view(path, settings.object_fill, settings.size_px)
+        if settings.remove_background:  # rembg is loaded later
+            input_view(path, settings.object_fill, settings.size_px, cut_out=lambda image: None)
+        else:
+            input_view(path, settings.object_fill, settings.size_px, warn=warn)
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raises UserError if the folder is there with anything in it that its sample.json does not list, or is a link."""
+    """Raises UserError if the folder is a link, or holds anything that its sample.json does not list."""
     for path in (folder, *folder.parents):
         if path.is_file():
             raise UserError(f"{path}: is a file, and the views go into a folder")
@@ -141,9 +145,9 @@ def sample_tasks(
     settings: SampleSettings,
     on_step: Callable[[], object],
 ) -> list[Tensor]:
-    """The views of each task, F 3 H W in [-1, 1], from its input view, 1 3 H W.
+    """Sample the views of each task, F 3 H W in [-1, 1], from its input view, 1 3 H W.
 
-    An orbit's noise follows from its seed alone, whatever its batch, its rank and the other images are.
+    An orbit's noise follows from its seed alone. Batch, rank and the other images do not matter.
     """
     conds: list[Conditioning] = []
     noises: list[Tensor] = []
@@ -158,7 +162,7 @@ def sample_tasks(
 
 
 def describe(task: Task, saved: SavedModel, settings: SampleSettings, mixed_precision: str) -> dict:
-    """The content of sample.json: what it takes to sample the same orbit again."""
+    """Return the content of sample.json, which is enough to sample the same orbit again."""
     return {
         "image": str(task.image.path),
         "elevation_deg": task.image.elevation_deg,

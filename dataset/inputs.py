@@ -1,4 +1,4 @@
-"""The images to sample from, each with its elevation, and each as the input view that training would have made of it."""
+"""The images to sample from: each has an elevation, and becomes the input view that training would have made of it."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dataset.images import check_side, object_box, square_box, to_float, to_view
+from dataset.backgrounds import cut_out_of_plain
+from dataset.images import Box, check_side, object_box, square_box, to_float, to_view
 from dataset.records import check_elevation
 from dataset.views import WHITE
 from utils.errors import UserError, shown
@@ -18,19 +19,19 @@ from utils.reading import parse_json_line
 from utils.schemas import SampleSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-MIN_ALPHA = 16  # of 255; what has less does not belong to the object
-MIN_SIDE_PX = 16  # of an image, and of the object in it; in a smaller one there is nothing to see
+MIN_ALPHA = 16  # of 255; a pixel with less does not belong to the object
+MIN_SIDE_PX = 16  # an image, or an object in it, that is smaller shows nothing
 
 
 @dataclass(frozen=True)
 class InputImage:
-    name: str  # its results go into a folder of this name
+    name: str  # that of the folder for its results
     path: Path
     elevation_deg: float
 
 
 def list_inputs(sample: SampleSettings) -> list[InputImage]:
-    """The images that `sample.image` names: a file, a folder of them, or a jsonl.
+    """Return the images that `sample.image` names: a file, a folder of images, or a jsonl.
 
     Raises UserError if there is none, or if the results of two would go into one folder.
     """
@@ -58,7 +59,7 @@ def _elevation(sample: SampleSettings, path: Path) -> float:
 
 
 def _from_line(line: str, place: str, path: Path, sample: SampleSettings) -> InputImage:
-    """A line is {"image": FILE, "elevation_deg": 12, "id": NAME}, or one of svd_meta.jsonl, whose first view is taken."""
+    """Parse {"image": FILE, "elevation_deg": 12, "id": NAME}, or a line of svd_meta.jsonl, whose first view is taken."""
     raw = parse_json_line(line.encode(), place)
     try:
         image = raw.get("image")
@@ -83,26 +84,40 @@ def _name(text: str, place: str | Path) -> str:
 
 
 def input_view(
-    path: Path, object_fill: float, size_px: int, cut_out: Callable[[Image.Image], Image.Image] | None = None
+    path: Path,
+    object_fill: float,
+    size_px: int,
+    cut_out: Callable[[Image.Image], Image.Image | None] = cut_out_of_plain,
+    warn: Callable[[str], object] = lambda message: None,
 ) -> Tensor:
-    """The input view, 1 3 size_px size_px in [-1, 1], on white.
+    """Return the input view on white: 1 3 size_px size_px in [-1, 1].
 
-    An object with alpha is recentred to `object_fill`; an opaque image is taken whole, in a square, unless `cut_out`
-    gives it an alpha. Raises UserError with the path for what shows no object.
+    `cut_out` gives an opaque image an alpha. If it cannot, the image is taken whole, in a square, and `warn` is called with
+    one line. What is not transparent is recentred to `object_fill`. Raises UserError, with the path, if no object is seen.
     """
     image = open_rgba(path)
     if min(image.size) < MIN_SIDE_PX:
         raise UserError(
             f"{path}: {image.width} x {image.height} pixels is too small: at least {MIN_SIDE_PX} pixels a side are needed"
         )
-    if image.getchannel("A").getextrema()[0] == 255 and cut_out:
-        image = cut_out(image).convert("RGBA")
+    is_opaque = image.getchannel("A").getextrema()[0] == 255
+    cut = cut_out(image) if is_opaque else image
+    if cut is None:
+        warn(f"{path}: has no plain background, and is taken whole: sample.remove_background=true cuts the object out")
+        frame = square_box(image.size)
+    else:
+        image = cut.convert("RGBA")
+        frame = _object_frame(image, path, object_fill, "background" if is_opaque else "transparent")
+    check_side(frame, path)
+    return to_float(to_view(image, frame, size_px, WHITE))[None]
+
+
+def _object_frame(image: Image.Image, path: Path, object_fill: float, rest: str) -> Box:
+    """Return the square around what is not transparent. Raises UserError, calling the rest `rest`, if that is too little."""
     # A faint stray pixel must not widen the frame.
     alpha = image.getchannel("A").point(lambda level: level if level >= MIN_ALPHA else 0)
     if (box := alpha.getbbox()) is None:
-        raise UserError(f"{path}: is fully transparent" + (", once its background is removed" if cut_out else ""))
+        raise UserError(f"{path}: shows no object, all of it is {rest}")
     if max(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-        raise UserError(f"{path}: what is not transparent has less than {MIN_SIDE_PX} pixels a side")
-    frame = square_box(image.size) if alpha.getextrema()[0] == 255 else object_box([alpha], object_fill)
-    check_side(frame, path)
-    return to_float(to_view(image, frame, size_px, WHITE))[None]
+        raise UserError(f"{path}: what is not {rest} has less than {MIN_SIDE_PX} pixels a side")
+    return object_box([alpha], object_fill)

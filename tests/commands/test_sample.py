@@ -130,6 +130,7 @@ def test_an_object_anywhere_in_its_picture_is_framed_as_the_training_data(traine
 
 def test_an_opaque_photo_is_taken_whole_and_rembg_cuts_it_out_when_asked(tmp_path, monkeypatch):
     photo = np.full((100, 200, 3), 90, np.uint8)
+    photo[50:] = 40
     photo[40:60, 90:110] = 200
     Image.fromarray(photo).save(tmp_path / "photo.jpg", quality=95)
     view = input_view(tmp_path / "photo.jpg", 0.5, 64)
@@ -144,6 +145,15 @@ def test_an_opaque_photo_is_taken_whole_and_rembg_cuts_it_out_when_asked(tmp_pat
     assert object_share(input_view(tmp_path / "photo.jpg", 0.5, 64, background_remover())) == pytest.approx(
         0.5, abs=0.05
     )
+
+
+def test_an_opaque_photo_draws_one_warning_however_often_it_is_opened(trained_run, images, tmp_path, capsys):
+    photo = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(photo).save(images / "photo.jpg")
+    words = (f"sample.image={images}", f"sample.out={tmp_path}/out", "sample.seeds=[0,1]")
+    assert sample(trained_run, *words) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "photo.jpg" in warnings[0] and "sample.remove_background=true" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +171,7 @@ def test_rembg_or_its_weights_missing_is_one_line(monkeypatch, stand_in, fragmen
 
 def test_an_object_that_rembg_does_not_find_and_a_stray_pixel(tmp_path):
     Image.new("RGB", (64, 64), "white").save(tmp_path / "empty.jpg")
-    with pytest.raises(UserError, match="fully transparent, once its background is removed"):
+    with pytest.raises(UserError, match="shows no object, all of it is background"):
         input_view(tmp_path / "empty.jpg", 0.8, 32, lambda image: Image.new("RGBA", image.size))
     cut = Image.open("dummy_objaverse/017/003.png")
     canvas = Image.new("RGBA", (512, 512))
@@ -200,7 +210,7 @@ def bad_image(folder: Path, kind: str) -> Path:
         ("missing", "missing.png: cannot be read: no such file"),
         ("text", "text.png: not an image file"),
         ("tiny", "1 x 1 pixels is too small"),
-        ("transparent", "is fully transparent"),
+        ("transparent", "shows no object, all of it is transparent"),
         ("speck", "less than 16 pixels"),
         ("folder", "no image in it"),
     ],
