@@ -26,7 +26,8 @@ def cut_out_of_plain(image: Image.Image) -> Image.Image | None:
     rgb = image.convert("RGB")
     border = np.ones((image.height, image.width), bool)
     border[width:-width, width:-width] = False
-    colour = np.median(np.asarray(rgb)[border], axis=0)
+    # Of two halves the median is one, not the colour between them, which both may be near.
+    colour = np.percentile(np.asarray(rgb)[border], 50, axis=0, method="lower")
     plain = _near(rgb, colour)
     ends = (slice(width), slice(-width, None))
     corners = [plain[rows, columns] for rows in ends for columns in ends]
