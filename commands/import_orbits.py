@@ -123,6 +123,8 @@ def print_summary(cfg: ImportOrbitsConfig, counts: Counts, root: Path, out: Path
     num_frames = cfg.import_orbits.num_frames or num_frames_for(counts)
     if cfg.import_orbits.num_frames is None and len(counts.num_views) > 1:
         longest = max(counts.num_views)
-        print(f"for longer orbits only, say import_orbits.num_frames={longest} to this command again: it takes seconds")
+        print(
+            f"for longer orbits only, say import_orbits.num_frames={longest} to this command again: no object is read twice"
+        )
     held_out = f" validation.meta={out / HELD_OUT}" if cfg.import_orbits.held_out else ""
     print(f"to train: data.root={root} data.meta={out / META}{held_out} data.num_frames={num_frames}")
