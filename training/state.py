@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from models.checkpointing import checkpoint_blocks
 from models.svd import compile_blocks
 from training.ema import Ema
 from training.masters import is_deepspeed, master_parts, restore_masters
@@ -37,7 +38,7 @@ class TrainState:
 def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, accelerator: Accelerator) -> TrainState:
     """Wrap the UNet and a fresh optimizer for the engine. The masters are the UNet's fp32 weights, under every engine."""
     if model.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        checkpoint_blocks(unet)
     if model.compile:
         compile_blocks(unet)
     # The weights as they were loaded: pages of their file, which all ranks of a machine share. No engine writes to them.

@@ -1,4 +1,3 @@
-import copy
 import json
 import shutil
 from itertools import pairwise
@@ -14,7 +13,6 @@ from models.svd import (
     LAYOUT_FILE,
     Base,
     choose_trainable,
-    compile_blocks,
     find_parts,
     load_svd,
     load_unet,
@@ -162,23 +160,3 @@ def test_the_real_unet_has_the_published_size_and_temporal_share():
     published = sum(sizes.values()) - positions - ids
     assert round(published / 1e6, 1) == 556.9, "the published number does not count time_pos_embed"
     assert round(positions / 1e6, 1) == 99.2 and round(ids / 1e6, 1) == 2.6
-
-
-def test_compiled_blocks_and_gradient_checkpointing_change_no_bit(svd):
-    """The backend is aot_eager: it traces and differentiates as inductor does, but compiles in seconds on a CPU."""
-    results = {}
-    for variant in ("plain", "checkpointing", "compiled"):
-        unet = copy.deepcopy(svd.unet).train()
-        if variant == "checkpointing":
-            unet.enable_gradient_checkpointing()
-        if variant == "compiled":
-            compile_blocks(unet, backend="aot_eager")
-        random = torch.Generator().manual_seed(0)
-        sample = torch.randn(1, 3, 8, 8, 8, generator=random)
-        embeds = torch.randn(1, 1, 32, generator=random)
-        ids = torch.tensor([[6.0, 10.0, 0.02]])
-        unet(sample, torch.tensor([0.1]), embeds, ids, return_dict=False)[0].square().mean().backward()
-        results[variant] = {name: parameter.grad for name, parameter in unet.named_parameters()}
-    for variant in ("checkpointing", "compiled"):
-        assert results[variant].keys() == results["plain"].keys()
-        assert all(torch.equal(results[variant][name], grad) for name, grad in results["plain"].items()), variant
