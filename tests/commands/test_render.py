@@ -719,10 +719,13 @@ def test_a_second_signal_ends_it_where_it_hangs(tmp_path):
         process.join(1)  # by now it is at the sheets, or about to be
         os.kill(process.pid, signal.SIGHUP)
         process.join(1)
-        second = process.exitcode is None
-        if second:
+        assert process.exitcode is None, "one signal waits"
+        for _ in range(ENDLESS):  # on a busy machine two may arrive as one
             os.kill(process.pid, signal.SIGHUP)
-        assert ended(process) == 128 + signal.SIGHUP and second
+            process.join(1)
+            if process.exitcode is not None:
+                break
+        assert process.exitcode == 128 + signal.SIGHUP
 
 
 # Objaverse, through a stand-in for its package.
