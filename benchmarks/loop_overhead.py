@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import commands.train as loop
 from models.conditioning import Conditioning
 from models.objective import draw
-from training.state import make_optimizer
+from training.optimizer import make_optimizer
 from utils.config import load_config
 from utils.schemas import TrainConfig
 
@@ -33,7 +33,7 @@ def main() -> None:
 
     def prepare(unet, *arguments, **keywords):
         prepared["unet"] = copy.deepcopy(unet).train()
-        prepared["optimizer"] = make_optimizer(list(prepared["unet"].parameters()), cfg.optim)
+        prepared["optimizer"] = make_optimizer(prepared["unet"], cfg.optim, arguments[-1])
         return original_prepare(unet, *arguments, **keywords)
 
     def bare_step(cfg) -> None:

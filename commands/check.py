@@ -5,7 +5,8 @@ import os
 
 from dataset.records import Records, in_both
 from dataset.views import try_images
-from models.svd import choose_trainable, unet_skeleton
+from models.svd import unet_skeleton
+from models.trainable import choose_trainable, trained_parts
 from training.run_folder import run_folder
 from training.saved_model import find_base
 from utils.config import to_yaml
@@ -19,8 +20,11 @@ def check(cfg: TrainConfig) -> None:
     records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validation.meta))
     for meta in (records, held_out):
         try_images(meta, cfg.data.root)
-    trained = choose_trainable(unet_skeleton(find_base(cfg.model, config_only=True), cfg.model), cfg.model.train)
+    unet = unet_skeleton(find_base(cfg.model, config_only=True), cfg.model)
+    trained = choose_trainable(unet, cfg.model)
     print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}\n# {trained}")
+    for part, (tensors, parameters) in trained_parts(unet).items():
+        print(f"#   {part}: {parameters / 1e6:,.2f} M in {tensors} tensors")
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     if shared := in_both(records, held_out):
         names = cut(", ".join(shared))

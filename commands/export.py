@@ -87,6 +87,8 @@ def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
     """Return what is written about the model, for readers and for `find_saved_model`, without paths of this machine."""
     recipe = saved.recipe
     model = saved.model.model_dump(mode="json") | {"base": base_name(saved), "added_time_ids": layout}
+    if saved.model.train != "lora":
+        model = {key: value for key, value in model.items() if not key.startswith("lora_")}
     data = saved.data.model_dump(mode="json") | {"root": "", "meta": Path(saved.data.meta).name}
     config = recipe["config"] | {"model": model, "data": data}
     kept = {key: config[key] for key in ("model", "noise", "data", "optim", "train") if key in config}

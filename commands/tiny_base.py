@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from dataset.records import Records
 from dataset.views import WHITE, load_orbit
-from models.svd import count_parameters
+from models.trainable import count_parameters
 from utils.schemas import DataSettings, TinyBaseConfig
 
 EMBED_DIM = 32

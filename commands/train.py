@@ -16,8 +16,10 @@ from dataset.records import Records
 from dataset.views import OrbitBatch
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
+from models.lora import restore_adapter
 from models.objective import Draws, denoising_loss, draw
-from models.svd import Svd, choose_trainable, load_svd
+from models.svd import Svd, load_svd
+from models.trainable import choose_trainable
 from training.checkpoint import save_checkpoint
 from training.feeding import open_views
 from training.finite import StepCheck
@@ -65,9 +67,9 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         StopRequests(folder) as stop,
         tqdm(total=last_step, initial=resume.step, unit="step", disable=hide_bar(accelerator)) as bar,
     ):
-        svd = load_start(cfg.model, resume, accelerator)
+        svd = load_start(cfg.model, cfg.run.seed, resume, accelerator)
         encoders = svd.encoders
-        state = prepare(svd.unet, cfg.model, cfg.optim, accelerator)
+        state = prepare(svd.unet, cfg.model, cfg.optim, cfg.train, accelerator)
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
         validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
@@ -128,14 +130,19 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     log.info(f"finished {last_step} steps in {folder}")
 
 
-def load_start(model: ModelSettings, resume: Resume, accelerator: Accelerator) -> Svd:
-    """Load what training starts from: the base, with the UNet of the checkpoint if there is one, and choose what is trained."""
+def load_start(model: ModelSettings, seed: int, resume: Resume, accelerator: Accelerator) -> Svd:
+    """Load what training starts from, and choose what is trained: the base, with the weights of the checkpoint if there is one.
+
+    An adapter goes on with the base that it was begun on, not with the merged weights, which are rounded.
+    """
     with accelerator.local_main_process_first():  # a hub's base is downloaded once per machine
         base = find_base(model)
-    if resume.checkpoint:
+    if resume.checkpoint and model.train != "lora":
         base = replace(base, unet=resume.checkpoint / "unet")
     svd = load_svd(base, model)
-    log.info(choose_trainable(svd.unet, model.train))
+    log.info(choose_trainable(svd.unet, model, seed))
+    if resume.checkpoint and model.train == "lora":
+        restore_adapter(svd.unet, resume.checkpoint / "lora")
     encoders = svd.encoders.to(accelerator.device)
     log.info(encoders.describe())
     return replace(svd, encoders=encoders)

@@ -1,4 +1,4 @@
-"""The parts of SVD: finding, loading and saving them in the diffusers layout, and choosing what is trained."""
+"""The parts of SVD: finding, loading and saving them in the diffusers layout."""
 
 import hashlib
 import json
@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
-from diffusers.models.resnet import AlphaBlender, TemporalResnetBlock
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from huggingface_hub import save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -225,38 +223,6 @@ def save_unet(
 
 def save_layout(layout: Sequence[str], unet_folder: Path) -> None:
     (unet_folder / LAYOUT_FILE).write_text(json.dumps({"added_time_ids": list(layout)}) + "\n")
-
-
-TEMPORAL_MODULES = (TemporalBasicTransformerBlock, TemporalResnetBlock, AlphaBlender)
-
-
-def choose_trainable(unet: UNetSpatioTemporalConditionModel, train: str) -> str:
-    """Set requires_grad by module class, and return a line that says what was chosen. (Names mislead: time_mixer is temporal.)
-
-    `temporal`: what mixes views; `spatial`: the rest. Both train `add_embedding` too: without it a new id, whose columns
-    start at zero, would stay without effect.
-    """
-    temporal = {
-        id(parameter)
-        for module in unet.modules()
-        if isinstance(module, TEMPORAL_MODULES)
-        for parameter in module.parameters()
-    }
-    for module in unet.modules():
-        if isinstance(module, TransformerSpatioTemporalModel):
-            temporal |= {id(parameter) for parameter in module.time_pos_embed.parameters()}
-    both = {id(parameter) for parameter in unet.add_embedding.parameters()}
-    for parameter in unet.parameters():
-        chosen = train == "all" or id(parameter) in both or (id(parameter) in temporal) == (train == "temporal")
-        parameter.requires_grad_(chosen)
-    trained, total = count_parameters(unet)
-    return f"training {train}: {trained / 1e6:,.2f} M of the UNet's {total / 1e6:,.2f} M parameters"
-
-
-def count_parameters(unet: nn.Module) -> tuple[int, int]:
-    """Return how many parameters are trainable, and how many there are."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in unet.parameters()]
-    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
 def compile_blocks(unet: UNetSpatioTemporalConditionModel, backend: str = "inductor") -> None:

@@ -21,9 +21,10 @@ ONLY_IN = {  # the heavy packages, and the rooms that may see them
     "accelerate": {"training"},
     "deepspeed": {"training"},
     "diffusers": {"models", "commands"},
+    "peft": {"models"},
     "transformers": {"models", "commands", "evaluation"},
 }
-INSIDE_FUNCTIONS = {"deepspeed", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy", "pyarrow"}
+INSIDE_FUNCTIONS = {"deepspeed", "peft", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy", "pyarrow"}
 SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 
 

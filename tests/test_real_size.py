@@ -12,10 +12,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.conditioning import Conditioning, added_time_ids
 from models.objective import denoising_loss, draw
-from models.svd import choose_trainable
+from models.trainable import choose_trainable
 from tests.helpers.launch import accelerate_launch
 from training.checkpoint import checkpoints
-from utils.schemas import NoiseSettings
+from utils.schemas import ModelSettings, NoiseSettings
 
 pytestmark = pytest.mark.slow
 LATENT, VIEW = (21, 4, 8, 8), (3, 64, 64)
@@ -48,7 +48,7 @@ def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weight
     CLIPVisionModelWithProjection(clip).save_pretrained(base / "image_encoder")
     torch.manual_seed(0)
     unet = full_unet(torch.bfloat16)
-    choose_trainable(unet, "temporal")
+    choose_trainable(unet, ModelSettings(base="tiny_svd", train="temporal"))
     unet.save_pretrained(base / "unet")
     del unet
     words = (

@@ -1,6 +1,7 @@
 """Checkpoints: RUN/checkpoints/step_XXXXXXX, complete or not there at all.
 
-In one: `unet/` and `unet_ema/` (diffusers folders, fp32), the optimizer's state (`optimizer.pt`; under DeepSpeed `engine/` and
+In one: `unet/` and `unet_ema/` (diffusers folders, fp32), `lora/` and `lora_ema/` if an adapter is trained, which is merged into
+them, the optimizer's state (`optimizer.pt`; under DeepSpeed `engine/` and
 each rank's part of the average), and `meta.json` with step, config, versions, and the checksum of every other file.
 """
 
@@ -20,10 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.lora import lora_scale, merge, read_adapter, save_adapter
 from models.svd import save_unet
 from training.launch import engine, gather_objects
 from training.masters import full_weights, is_deepspeed
 from training.meta import Meta
+from training.optimizer import NUM_GROUPS
 from training.optimizer_state import load_optimizer_state, read_optimizer_state, save_optimizer_state
 from training.state import TrainState
 from training.state_form import AtLeast, require_form
@@ -144,7 +147,8 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
         _write_state(unfinished, state)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            about = {"engine": engine(accelerator), "versions": _versions(), "files": checksums(unfinished)}
+            about = {"engine": engine(accelerator), "optimizer_groups": NUM_GROUPS, "versions": _versions()}
+            about |= {"files": checksums(unfinished)}
             (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
             put_in_place(unfinished, final)
             write_atomically(run_folder / LATEST, final.name + "\n")
@@ -162,8 +166,7 @@ def _write_state(folder: Path, state: TrainState) -> None:
         _write_weights(folder / "unet_ema", state)
     save_optimizer_state(folder, state)
     if is_deepspeed(state.accelerator):
-        parts = {str(i): part.contiguous() for i, part in enumerate(state.ema.parts)}
-        save_file(parts, folder / _ema_part(state.accelerator))
+        save_file(state.ema.saved(), folder / _ema_part(state.accelerator))
 
 
 def _write_weights(folder: Path, state: TrainState) -> None:
@@ -172,7 +175,15 @@ def _write_weights(folder: Path, state: TrainState) -> None:
         if state.accelerator.is_main_process:
             trained[name] = weight.to("cpu", copy=True)  # ZeRO hands out views of larger buffers
     if state.accelerator.is_main_process:
-        save_unet(state.unet, state.added_time_ids, state.frozen | trained, folder)
+        model = state.settings
+        save_unet(state.unet, model.added_time_ids, merge(state.frozen | trained, lora_scale(model)), folder)
+        if model.train == "lora":
+            save_adapter(state.unet, trained, state.frozen_sha256, model, _adapter_of(folder))
+
+
+def _adapter_of(unet_folder: Path) -> Path:
+    """lora/ beside unet/, and lora_ema/ beside unet_ema/."""
+    return unet_folder.with_name(unet_folder.name.replace("unet", "lora"))
 
 
 def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
@@ -200,8 +211,9 @@ def _read_average(checkpoint: Path, state: TrainState) -> list[Tensor]:
         load = load_file
         expected = {str(i): part for i, part in enumerate(state.ema.parts)}
     else:
-        place = "unet_ema"
-        load = load_unet_weights
+        is_lora = state.settings.train == "lora"
+        place = "lora_ema" if is_lora else "unet_ema"
+        load = read_adapter if is_lora else load_unet_weights
         trained = [name for name, weight in state.unet.named_parameters() if weight.requires_grad]
         expected = AtLeast(zip(trained, state.ema.parts, strict=True))
     try:

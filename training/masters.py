@@ -8,6 +8,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from models.lora import empty_copy
+
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -53,13 +55,13 @@ def lend_unet(unet: nn.Module, accelerator: Accelerator) -> nn.Module:
     """Return the trained UNet as a plain module in the compute type, to sample and validate with. Collective under ZeRO.
 
     Its forward can run on one rank alone; that of ZeRO-3's engine cannot. It shares memory with the model where the type
-    is the same, so it is valid until the weights change.
+    is the same, so it is valid until the weights change. An adapter stays beside its base: merged and rounded to bf16, much
+    of a small update would vanish.
     """
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     state = {name: _whole(weight).to(dtype) for name, weight in unet.named_parameters() if not weight.requires_grad}
     state |= {name: weight.to(dtype) for name, weight in full_weights(unet, accelerator)}
-    with torch.device("meta"):
-        lent = type(unet).from_config(unet.config)
+    lent = empty_copy(unet)
     lent.load_state_dict(state, assign=True)
     return lent.requires_grad_(False).eval()
 

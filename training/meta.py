@@ -31,5 +31,6 @@ class Meta(Saved):
     config: dict[str, dict[str, object]]
     object_fill: Annotated[float, Field(gt=0)] | None = None
     engine: SavedEngine
+    optimizer_groups: Count = 1  # as it was before it was saved
     versions: Annotated[dict[str, str], Field(default_factory=dict)]
     files: Annotated[dict[InsidePath, Sha256], Field(min_length=1)]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from training.masters import is_deepspeed, master_parts
-from training.state import REPLACED, TrainState
+from training.optimizer import REPLACED
+from training.state import TrainState
 from training.state_form import AtLeast, Equal, Floats, OfType, require_form
 from training.unpickling import read_pickle, weights_only_unpickling
 from utils.errors import UserError, first_line
@@ -82,7 +83,9 @@ def load_optimizer_state(checkpoint: Path, state: TrainState, saved: dict | None
     state.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     for values in state.optimizer.state.values():
         for name, value in values.items():
-            if value.device.type == "cpu":  # still the file's pages, and the file will be removed
+            if (
+                isinstance(value, Tensor) and value.device.type == "cpu"
+            ):  # still the file's pages, and the file will be removed
                 values[name] = value.detach().clone()
 
 
@@ -97,9 +100,24 @@ def _moments(optimizer: torch.optim.Optimizer, updated: list[Tensor], step: int)
     """The form of what the optimizer keeps of each tensor that it updates, after `step` steps."""
     if isinstance(optimizer, torch.optim.SGD):
         return {}
-    assert isinstance(optimizer, torch.optim.AdamW), type(optimizer)
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return {number: _eight_bits(part, step) for number, part in enumerate(updated)}
     steps = Equal(torch.tensor(float(step)))
     return {number: {"step": steps, "exp_avg": part, "exp_avg_sq": part} for number, part in enumerate(updated)}
+
+
+def _eight_bits(part: Tensor, step: int) -> dict:
+    """The form of what bitsandbytes' AdamW8bit (0.50) keeps of a tensor: bytes and a scale for every 256; a small one as it is."""
+    if part.numel() < 4096:
+        moments = {"state1": part, "state2": part}
+    else:
+        of_each = {
+            "state": torch.empty_like(part, dtype=torch.uint8, device="meta"),
+            "qmap": torch.empty(256),
+            "absmax": torch.empty(-(-part.numel() // 256)),
+        }
+        moments = {f"{name}{moment}": like for name, like in of_each.items() for moment in (1, 2)}
+    return {"step": step, "__bnb_optimizer_quant_state__": moments}
 
 
 def expected_zero_state(zero, masters: list[Tensor], step: int) -> dict:

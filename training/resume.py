@@ -16,8 +16,9 @@ from training.checkpoint import (
     verify,
 )
 from training.launch import Accelerator, engine, from_first_rank
+from training.optimizer import NUM_GROUPS, set_hyperparameters
 from training.run_folder import write_config
-from training.state import TrainState, set_hyperparameters
+from training.state import TrainState
 from training.validation import validation_done, validation_due, validation_folder
 from training.window import Window
 from utils.config import Section, to_json
@@ -26,7 +27,8 @@ from utils.files import remove_unfinished
 from utils.schemas import OptimSettings, RunSettings, TrainConfig
 
 log = logging.getLogger("svd_mv")
-FIXED_KEYS = ("optim.name", "model.train", "model.added_time_ids")  # the optimizer's state would not fit
+# The optimizer's state would not fit other values of these.
+FIXED_KEYS = ("optim.name", "model.train", "model.lora_rank", "model.lora_targets", "model.added_time_ids")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Re
         step = meta["step"]
         changed = changed_keys(meta["config"], cfg)
         check_engine(checkpoint, meta["engine"], accelerator)
+        check_groups(checkpoint, meta["optimizer_groups"])
         if changed:
             log.info(f"changed since {checkpoint}: {', '.join(changed)}")
         due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
@@ -96,7 +99,7 @@ def find_checkpoint(folder: Path, run: RunSettings) -> Path | None:
 
 
 def changed_keys(saved: dict, cfg: Section) -> list[str]:
-    """Return the keys whose value differs from the saved config's.
+    """Return the keys whose value differs from the saved config's; a key that is newer than the checkpoint had its default.
 
     Raises UserError for those that must not differ, or that nobody allowed to.
     """
@@ -104,8 +107,11 @@ def changed_keys(saved: dict, cfg: Section) -> list[str]:
         f"{section}.{key}"
         for section, keys in to_json(cfg).items()
         for key, value in keys.items()
-        if (section != "run" or key == "seed") and saved.get(section, {}).get(key) != value
+        if (section != "run" or key == "seed")
+        and saved.get(section, {}).get(key, default_of(cfg, section, key)) != value
     ]
+    if cfg.model.train != "lora":
+        changed = [key for key in changed if not key.startswith("model.lora_")]
     fixed = [key for key in changed if key in FIXED_KEYS]
     if fixed:
         raise UserError(
@@ -122,6 +128,12 @@ def changed_keys(saved: dict, cfg: Section) -> list[str]:
     return changed
 
 
+def default_of(cfg: Section, section: str, key: str) -> object:
+    """Return a key's default as JSON has it."""
+    default = type(getattr(cfg, section)).model_fields[key].get_default()
+    return list(default) if isinstance(default, tuple) else default
+
+
 def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> None:
     """Refuse an optimizer state of another engine, or of another number of ZeRO processes, before anything is loaded."""
     now = engine(accelerator)
@@ -130,6 +142,15 @@ def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> Non
             f"{checkpoint} was saved by {saved['num_processes']} process(es) under {saved['type']}, this is"
             f" {now['num_processes']} under {now['type']}: launch it as before, or start a new run.name from its weights"
             f" with model.base={checkpoint}"
+        )
+
+
+def check_groups(checkpoint: Path, saved: int) -> None:
+    """Refuse a checkpoint of the time when biases and norms decayed too: one group, which ZeRO keeps as one flat tensor."""
+    if saved != NUM_GROUPS:
+        raise UserError(
+            f"{checkpoint} was saved by an older version, in which biases and norms had weight decay too; its optimizer state"
+            f" does not fit: start a new run.name from its weights with model.base={checkpoint}"
         )
 
 
@@ -142,5 +163,5 @@ def _remove_later_validations(folder: Path, step: int) -> None:
 def restore(state: TrainState, checkpoint: Path, optim: OptimSettings) -> None:
     """Load the checkpoint's optimizer state and average, and give the optimizer the YAML's settings. Raises UserError."""
     load_checkpoint(checkpoint, state)
-    set_hyperparameters(state, optim)
+    set_hyperparameters(state.optimizer, optim, state.accelerator)
     log.info(f"resumed from {checkpoint}")

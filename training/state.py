@@ -1,18 +1,19 @@
 """What is trained: the UNet, its optimizer and its average, as the engine of the launch has wrapped them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.checkpointing import checkpoint_blocks
+from models.lora import fingerprint
 from models.svd import compile_blocks
 from training.ema import Ema
 from training.masters import is_deepspeed, master_parts, restore_masters
-from utils.schemas import ModelSettings, OptimSettings
-
-REPLACED = {"lr": float, "weight_decay": float, "fused": bool, "betas": tuple}  # what `hyperparameters` may name
+from training.optimizer import make_optimizer
+from utils.schemas import ModelSettings, OptimSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,11 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     ema: Ema
     frozen: dict[str, Tensor]  # the UNet's untrained weights, fp32
-    added_time_ids: tuple[str, ...]  # the ids that the UNet embeds, in their order
+    settings: ModelSettings
+
+    @cached_property
+    def frozen_sha256(self) -> str:
+        return fingerprint(self.frozen)
 
     def clip(self, max_grad_norm: float) -> Tensor:
         """Clip the gradient of all ranks, and return the norm it had. DeepSpeed has clipped in backward: it only says the norm."""
@@ -35,7 +40,9 @@ class TrainState:
         return self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
 
 
-def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, accelerator: Accelerator) -> TrainState:
+def prepare(
+    unet: nn.Module, model: ModelSettings, optim: OptimSettings, train: TrainSettings, accelerator: Accelerator
+) -> TrainState:
     """Wrap the UNet and a fresh optimizer for the engine. The masters are the UNet's fp32 weights, under every engine."""
     if model.gradient_checkpointing:
         checkpoint_blocks(unet)
@@ -48,13 +55,13 @@ def prepare(unet: nn.Module, model: ModelSettings, optim: OptimSettings, acceler
     trained = {name: fp32[name] for name in fp32.keys() - frozen.keys()} if deepspeed else {}
     del fp32
     unet.to(accelerator.device)  # weight by weight, before an engine rounds what would be a second copy in host memory
-    optimizer = make_optimizer([weight for weight in unet.parameters() if weight.requires_grad], optim)
+    optimizer = make_optimizer(unet, optim, accelerator)
     wrapped, optimizer = accelerator.prepare(unet.train(), optimizer)
     if deepspeed:
         _check_settings_in_force(wrapped, accelerator)
         restore_masters(unet, trained, accelerator)
-    ema = Ema(master_parts(unet, optimizer))
-    return TrainState(accelerator, unet, wrapped, optimizer, ema, frozen, model.added_time_ids)
+    ema = Ema(master_parts(unet, optimizer), on_host=train.ema_device == "cpu")
+    return TrainState(accelerator, unet, wrapped, optimizer, ema, frozen, model)
 
 
 def _check_settings_in_force(engine: nn.Module, accelerator: Accelerator) -> None:
@@ -65,22 +72,3 @@ def _check_settings_in_force(engine: nn.Module, accelerator: Accelerator) -> Non
         "gradient_clipping": engine.gradient_clipping(),
     }.items():
         assert value == asked[name], (name, value, asked[name])
-
-
-def make_optimizer(parameters: list[nn.Parameter], optim: OptimSettings) -> torch.optim.Optimizer:
-    if optim.name == "sgd":
-        return torch.optim.SGD(parameters, **hyperparameters(optim))
-    return torch.optim.AdamW(parameters, **hyperparameters(optim))
-
-
-def hyperparameters(optim: OptimSettings) -> dict:
-    common = {"lr": optim.learning_rate, "weight_decay": optim.weight_decay, "fused": True}
-    return common | ({"betas": optim.betas} if optim.name == "adamw" else {})
-
-
-def set_hyperparameters(state: TrainState, optim: OptimSettings) -> None:
-    """Give a resumed optimizer the YAML's values in place of the checkpoint's."""
-    for group in state.optimizer.param_groups:
-        group.update(hyperparameters(optim))
-    if is_deepspeed(state.accelerator):
-        state.optimizer.optimizer.clip_grad = optim.max_grad_norm

@@ -68,7 +68,18 @@ class ModelSettings(Section):
         ("fps_id", "elevation_deg", "noise_aug_strength"),
         "the numbers that the UNet is told beside the image, in this order",
     )
-    train: Literal["all", "temporal", "spatial"] = key("all", "which modules of the UNet are trained")
+    train: Literal["all", "temporal", "spatial", "attention", "lora"] = key(
+        "all", "which modules of the UNet are trained; attention: its attention layers; lora: an adapter"
+    )
+    lora_rank: int = key(64, "rank of the adapter", ge=1, le=4096)
+    lora_alpha: Annotated[float, Field(gt=0)] | None = key(
+        None, "the adapter's output is multiplied by lora_alpha / lora_rank; null: by 1"
+    )
+    lora_targets: tuple[str, ...] = key(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        "linear layers with an adapter, by the end of their names",
+        min_length=1,
+    )
     gradient_checkpointing: bool = key(
         False, "compute every block of the UNet again in the backward pass: a tenth of the memory, a third more work"
     )
@@ -95,12 +106,14 @@ class NoiseSettings(Section):
 
 
 class OptimSettings(Section):
-    name: Literal["adamw", "sgd"] = key("adamw", "the optimizer; sgd is for tests")
+    name: Literal["adamw", "adamw_8bit", "sgd"] = key(
+        "adamw", "the optimizer; adamw_8bit is bitsandbytes', on a GPU only; sgd is for tests"
+    )
     learning_rate: float = key(1e-5, "learning rate after the warm-up", gt=0)
     schedule: Literal["constant", "cosine", "linear"] = key("constant", "after the warm-up; cosine and linear end at 0")
     warmup_steps: int = key(0, "steps over which the learning rate rises from 0", "steps", ge=0, le=MAX_STEPS)
     betas: tuple[Fraction, Fraction] = key((0.9, 0.999), "AdamW's betas; sgd ignores them")
-    weight_decay: float = key(0.01, "weight decay: decoupled for adamw, L2 for sgd", ge=0)
+    weight_decay: float = key(0.01, "weight decay of all but biases and norms: decoupled for adamw, L2 for sgd", ge=0)
     max_grad_norm: float = key(1.0, "the gradient is scaled down to this norm where it is larger", gt=0)
 
 
@@ -119,6 +132,9 @@ class TrainSettings(Section):
         "decay of the EMA; after t updates at most (1 + t) / (10 + t), so 0.9999 holds from 89,990 on",
         ge=0,
         lt=1,
+    )
+    ema_device: Literal["same", "cpu"] = key(
+        "same", "where the EMA is kept: same: beside the weights; cpu: in the CPU's memory, for some time a step"
     )
 
 

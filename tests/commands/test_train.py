@@ -261,6 +261,14 @@ def test_what_a_checkpoint_cannot_go_on_with_is_refused(change, fragment, tiny_c
         changed_keys(saved, tiny_config(change, "run.allow_changed=[model.train, model.added_time_ids]"))
 
 
+def test_a_key_that_is_newer_than_a_checkpoint_had_its_default_there(tiny_config):
+    saved = to_json(tiny_config())
+    del saved["model"]["lora_rank"], saved["model"]["added_time_ids"], saved["noise"]["P_std"]
+    assert changed_keys(saved, tiny_config()) == []
+    with pytest.raises(UserError, match=r"other values of noise\.P_std"):
+        changed_keys(saved, tiny_config("noise.P_std=1.5"))
+
+
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_is_offered(tiny_config, tmp_path):
     longer = ("run.name=r", "train.max_steps=3")
     train(tiny_config("run.name=r", "train.max_steps=2", "train.save_every_steps=1"))

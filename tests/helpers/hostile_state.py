@@ -45,7 +45,8 @@ def mutated_state(tree: object, count: int, seed: int) -> Iterator[tuple[str, ob
         if kind == "remove":
             del parent[where[-1]]
         elif kind == "rename" and isinstance(parent, dict):
-            parent[dice.choice(("x", 10**6, -1, None, "step"))] = parent.pop(where[-1])
+            others = [other for other in ("x", 10**6, -1, None, "step") if other != where[-1]]
+            parent[dice.choice(others)] = parent.pop(where[-1])
         elif kind == "double" and isinstance(parent, list):
             parent.insert(where[-1], value)
         elif kind == "exchange":

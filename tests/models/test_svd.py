@@ -12,13 +12,13 @@ from models.edm import coefficients
 from models.svd import (
     LAYOUT_FILE,
     Base,
-    choose_trainable,
     find_parts,
     load_svd,
     load_unet,
     save_unet,
     set_added_time_ids,
 )
+from models.trainable import choose_trainable
 from utils.errors import UserError
 from utils.schemas import ModelSettings
 
@@ -137,7 +137,7 @@ def test_temporal_and_spatial_divide_the_unet_and_share_only_the_id_embedding():
     unet = load_unet(find_parts(model()), model())
     chosen = {}
     for train in ("all", "temporal", "spatial"):
-        assert f"training {train}: " in choose_trainable(unet, train)
+        assert f"training {train}: " in choose_trainable(unet, model(train=train))
         chosen[train] = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
     assert chosen["temporal"] | chosen["spatial"] == chosen["all"] == {name for name, _ in unet.named_parameters()}
     assert chosen["temporal"] & chosen["spatial"] == {
@@ -152,8 +152,8 @@ def test_temporal_and_spatial_divide_the_unet_and_share_only_the_id_embedding():
 def test_the_real_unet_has_the_published_size_and_temporal_share():
     with torch.device("meta"):
         unet = UNetSpatioTemporalConditionModel()
-    assert choose_trainable(unet, "all") == "training all: 1,524.62 M of the UNet's 1,524.62 M parameters"
-    choose_trainable(unet, "temporal")
+    assert choose_trainable(unet, model(train="all")) == "training all: 1,524.62 M of the UNet's 1,524.62 M parameters"
+    choose_trainable(unet, model(train="temporal"))
     sizes = {name: parameter.numel() for name, parameter in unet.named_parameters() if parameter.requires_grad}
     positions = sum(size for name, size in sizes.items() if "time_pos_embed" in name)
     ids = sum(size for name, size in sizes.items() if name.startswith("add_embedding."))
