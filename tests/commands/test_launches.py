@@ -1,7 +1,7 @@
 """The program runs under accelerate's launcher: DDP, DeepSpeed ZeRO-2 and ZeRO-3. Launches that cannot work are refused.
 
-`accelerate_launch` is what a user starts; `forked_launch` is the same of forks, which import nothing: see
-tests/helpers/forkserver.py. Every engine has launches of both kinds.
+Under ZeRO-2 and ZeRO-3 one launch each is a real one, as a user starts it, and so are two under DDP (in test_train.py and
+test_train_ends.py). The others are forks, which import nothing: see tests/helpers/forkserver.py.
 """
 
 import json
@@ -113,9 +113,9 @@ ZERO_3_LORA = pytest.param("ZeRO-3", "bf16", "lora", marks=pytest.mark.slow)
     [PLAIN, ("ZeRO-2", "bf16", "lora"), ("ZeRO-3", "bf16", "temporal"), ZERO_3_LORA],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, trained, engine_words, fast, tmp_path):
-    """Of four AdamW steps the last two are done again, from the checkpoint between. Files and logged numbers are compared."""
+    """Of three AdamW steps the last is done again, from the checkpoint before it. Files and logged numbers are compared."""
     words = (
-        "train.max_steps=4",
+        "train.max_steps=3",
         "train.batch_size=1",
         "train.save_every_steps=2",
         "validation.every_steps=0",
@@ -126,7 +126,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(engine, precision, tr
     assert answer.returncode == 0, answer.stdout[-3000:]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints/step_0000004")
+    shutil.rmtree(resumed / "checkpoints/step_0000003")
     answer = forked_launch(*start, "run.name=resumed", "run.resume=must", "train.ema_device=cpu")
     assert answer.returncode == 0, answer.stdout[-3000:]
     assert f"resumed from {resumed}/checkpoints/step_0000002" in answer.stdout
@@ -154,7 +154,7 @@ def assert_only_its_own_form_fits(path: Path) -> None:
     fresh = saved | {inner: saved[inner] | {"state": {}}}
     stand_in = SimpleNamespace(state_dict=lambda: fresh, optimizer=torch.optim.AdamW([torch.zeros(1)]))
     masters = [moments["exp_avg"] for moments in saved[inner]["state"].values()]
-    expected = expected_zero_state(stand_in, masters, step=4)
+    expected = expected_zero_state(stand_in, masters, step=3)
     assert difference(saved, expected, "state") is None
     refused = 0
     for what, mutant in mutated_state(saved, 500, seed=0):
@@ -249,7 +249,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
         "validation.every_steps=0",
         "train.max_steps=5",
     )
-    answer = accelerate_launch(*engine_words(engine, "no"), "tests/helpers/poisoned.py", "train", CONFIG, *words)
+    answer = forked_launch(*engine_words(engine, "no"), "tests/helpers/poisoned.py", "train", CONFIG, *words)
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2 and lines[0] == lines[1], answer.stdout[-3000:]
@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_is_an_error_on_every_rank(trained_run, engine_word
     with open(checkpoints(tmp_path / "r")[-1] / "optimizer.pt", "ab") as file:
         file.write(b"more")
     words = (*fast, "run.name=r", "train.max_steps=2", "validation.every_steps=0")
-    answer = accelerate_launch(*engine_words("DDP", "no"), "main.py", "train", CONFIG, *words)
+    answer = forked_launch(*engine_words("DDP", "no"), "main.py", "train", CONFIG, *words)
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2 and lines[0] == lines[1], answer.stdout[-3000:]
@@ -295,7 +295,7 @@ def test_two_ranks_sample_what_one_samples(trained_run, one_thread, tmp_path):
     )
     assert main.main(["sample", *words, f"sample.out={tmp_path}/one"]) == 0
     launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
-    answer = accelerate_launch(*launch, "main.py", "sample", *words, f"sample.out={tmp_path}/two")
+    answer = forked_launch(*launch, "main.py", "sample", *words, f"sample.out={tmp_path}/two")
     assert answer.returncode == 0, answer.stdout
     assert sum(line.endswith("/seed_0") for line in answer.stdout.splitlines()) == 3, "divided: each by one rank"
     written = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.png"))
@@ -316,7 +316,7 @@ def test_two_ranks_share_what_an_interruption_left_and_report_once(trained_run, 
     for name in ("metrics.json", "metrics.csv", "index.html", "objects/guitar.json"):
         (tmp_path / "two" / name).unlink()
     launch = ("--config_file", "accelerate_config/cpu.yaml", "--num_processes", "2", *PORT)
-    answer = accelerate_launch(*launch, "main.py", "evaluate", *words, f"evaluate.out={tmp_path}/two")
+    answer = forked_launch(*launch, "main.py", "evaluate", *words, f"evaluate.out={tmp_path}/two")
     assert answer.returncode == 1, answer.stdout
     measured = re.findall(r"^\d+/\d+ (boat|guitar|table), ", answer.stdout, flags=re.MULTILINE)
     assert measured == ["guitar"] and answer.stdout.count("3 objects, novel views") == 1
@@ -334,7 +334,7 @@ def test_a_zero_3_launch_samples(trained_run, engine_words, one_thread, tmp_path
         "sample.num_inference_steps=2",
     )
     assert main.main(["sample", *words, f"sample.out={tmp_path}/one"]) == 0
-    answer = accelerate_launch(*engine_words("ZeRO-3", "no"), "main.py", "sample", *words, f"sample.out={tmp_path}/two")
+    answer = forked_launch(*engine_words("ZeRO-3", "no"), "main.py", "sample", *words, f"sample.out={tmp_path}/two")
     assert answer.returncode == 0, answer.stdout
     one, two = (tmp_path / name / "003/seed_0/010.png" for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
