@@ -33,7 +33,7 @@ from rendering.queue.locks import SHEETS
 from rendering.queue.output import Output, _number
 from rendering.queue.process import Drawn
 from rendering.queue.saved import FailureLine
-from tests.helpers.launch import accelerate_launch
+from tests.helpers.launch import forked_launch
 from tests.helpers.make_assets import make_bad, make_good
 from utils.camera import camera_to_world
 from utils.config import load_config
@@ -868,7 +868,7 @@ def test_the_quick_renderer_renders_every_format(tmp_path, monkeypatch):
     assert [line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")] == ids
 
 
-# Launched as users do.
+# In several processes, and under Slurm.
 
 
 def test_accelerate_divides_the_list_among_its_processes(tmp_path):
@@ -878,7 +878,7 @@ def test_accelerate_divides_the_list_among_its_processes(tmp_path):
         path.write_text("cut off")
     renderer = ("render.renderer=blender", f"render.executable={shutil.which('true')}")
     words = (f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *renderer)
-    answer = accelerate_launch("--config_file", "accelerate_config/cpu.yaml", "main.py", "render", *words)
+    answer = forked_launch("--config_file", "accelerate_config/cpu.yaml", "main.py", "render", *words)
     assert "1 failed (unreadable" not in answer.stdout and "3 failed (unreadable 3) of 3" in answer.stdout, (
         answer.stdout
     )

@@ -1,7 +1,6 @@
 """The laws of the loop, on one process. The tests call `train` itself, with the tiny model and the dummy dataset."""
 
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -17,12 +16,13 @@ from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
 import commands.train
+from benchmarks.kill_and_resume import context as forks_of_the_program
 from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
 from dataset.images import to_float
 from dataset.views import OrbitBatch
 from models.objective import draw
-from tests.helpers.launch import ENVIRONMENT
+from tests.helpers.launch import ENVIRONMENT, Fork
 from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, checksums, read_meta, verify
 from training.resume import changed_keys
@@ -379,14 +379,11 @@ def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, 
     assert len(dropped_numbers) == 1
 
 
-def signalled_run(tmp_path, ask) -> tuple[subprocess.Popen, str]:
-    """Start a real run with a loading process, call `ask(process)` once it has logged its first steps, and return its output."""
+def asked_to_stop(tmp_path, ask) -> tuple[Fork, str]:
+    """Start a run with a loading process, call `ask(process)` once it has logged its first steps, and return its output."""
     fast = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
     words = ("train", "train_config/tiny_cpu.yaml", *fast, "validation.every_steps=0", "train.max_steps=100000")
-    command = [sys.executable, "main.py", *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=ENVIRONMENT
-    )
+    process = Fork("main.py", *words)
     output = ""
     for line in process.stdout:
         output += line
@@ -401,7 +398,7 @@ def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path,
         "signal": lambda process: os.killpg(process.pid, signal.SIGTERM),
     }
     for name, ask in requests.items():
-        process, output = signalled_run(tmp_path / name, ask)
+        process, output = asked_to_stop(tmp_path / name, ask)
         assert process.wait() == 0, output
         assert "as requested; the same command goes on from there" in output
         run = tmp_path / name / "r"
@@ -482,7 +479,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
 
 
-def train_killed_at_a_val_row(cfg) -> None:
+def train_killed_at_a_val_row(cfg, killed_when: str) -> None:
     """Train, and die in the first `Trackers.scalars` of a validation, before or after the row is written."""
     from training.trackers import Trackers
 
@@ -490,7 +487,7 @@ def train_killed_at_a_val_row(cfg) -> None:
 
     def killed(self, step, values):
         is_val = any(name.startswith("val/") for name in values)
-        if not is_val or os.environ["KILLED"] == "after":
+        if not is_val or killed_when == "after":
             original(self, step, values)
         if is_val:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -500,12 +497,11 @@ def train_killed_at_a_val_row(cfg) -> None:
 
 
 @pytest.mark.parametrize("killed", ["before", "after"])
-def test_a_run_killed_as_a_validation_is_told_tells_it_once(killed, tiny_config, tmp_path, monkeypatch):
+def test_a_run_killed_as_a_validation_is_told_tells_it_once(killed, tiny_config, tmp_path):
     words = ("run.name=r", "data.num_frames=7", "train.max_steps=2", "train.save_every_steps=1", "train.batch_size=1")
     short = ("validation.every_steps=1", "validation.num_inference_steps=2", "validation.num_records=1")
     cfg = tiny_config(*words, *short)
-    monkeypatch.setenv("KILLED", killed)
-    process = multiprocessing.get_context("spawn").Process(target=train_killed_at_a_val_row, args=(cfg,))
+    process = forks_of_the_program().Process(target=train_killed_at_a_val_row, args=(cfg, killed))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

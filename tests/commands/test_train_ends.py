@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from commands.train import train
-from tests.helpers.launch import ENVIRONMENT, ROOT
+from tests.helpers.launch import ENVIRONMENT, ROOT, Fork
 from training.checkpoint import checkpoints
 from training.memory import explain_out_of_memory
 from utils.errors import UserError
@@ -23,7 +23,12 @@ WORDS = ("train", "train_config/tiny_cpu.yaml", *FAST, "train.log_every_steps=1"
 ENDS_WITHIN_S = 20  # most of it is the end of Python with torch on a busy machine
 
 
+def forked(tmp_path, *words: str, program: str = "main.py", **environment: str) -> Fork:
+    return Fork(program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words, **environment)
+
+
 def start(tmp_path, *words: str, program: tuple[str, ...] = ("main.py",), **environment: str) -> subprocess.Popen:
+    """As `forked`, but a process that a user would start."""
     command = [sys.executable, *program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -31,7 +36,7 @@ def start(tmp_path, *words: str, program: tuple[str, ...] = ("main.py",), **envi
     )  # fmt: skip
 
 
-def read_until(process: subprocess.Popen, text: str) -> str:
+def read_until(process: subprocess.Popen | Fork, text: str) -> str:
     output = ""
     for line in process.stdout:
         output += line
@@ -54,7 +59,7 @@ def left_behind(group: int) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("loader", ["idle", "busy", "stuck"])
 def test_a_crash_in_a_step_ends_the_process_whatever_the_loader_is_at(loader, tmp_path):
-    process = start(tmp_path, "data.num_workers=2", program=("tests/helpers/crashing.py",), LOADER=loader)
+    process = forked(tmp_path, "data.num_workers=2", program="tests/helpers/crashing.py", LOADER=loader)
     output = read_until(process, "CRASHING")
     rest, _ = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 1, output + rest
@@ -79,7 +84,7 @@ def test_a_crash_on_one_rank_ends_the_launch(tmp_path):
 
 
 def test_a_killed_run_takes_its_loading_processes_with_it(tmp_path):
-    process = start(tmp_path, "data.num_workers=2", program=("tests/helpers/crashing.py",), LOADER="stuck-only")
+    process = forked(tmp_path, "data.num_workers=2", program="tests/helpers/crashing.py", LOADER="stuck-only")
     read_until(process, "STUCK")
     process.kill()
     process.communicate(timeout=ENDS_WITHIN_S)
@@ -88,13 +93,13 @@ def test_a_killed_run_takes_its_loading_processes_with_it(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, tmp_path):
-    process = start(tmp_path, "data.num_workers=1")
+    process = (start if number == signal.SIGINT else forked)(tmp_path, "data.num_workers=1")
     read_until(process, "step 2/")
     os.killpg(process.pid, number)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, rest
     assert "stopped at step" in rest and len(checkpoints(tmp_path / "r")) == 1
-    process = start(tmp_path, "data.num_workers=1", "train.grad_accum_steps=10000")
+    process = forked(tmp_path, "data.num_workers=1", "train.grad_accum_steps=10000")
     read_until(process, "records, 10000 orbits a step")
     time.sleep(1)
     for _ in range(2):
@@ -106,7 +111,7 @@ def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, tmp_pa
 
 
 def test_a_second_training_in_one_folder_is_refused_at_the_start_and_no_kill_leaves_the_lock(tmp_path, tiny_config):
-    process = start(tmp_path, "data.num_workers=0")
+    process = forked(tmp_path, "data.num_workers=0")
     read_until(process, "step 1/")
     before = (tmp_path / "r/run.log").read_bytes()
     with pytest.raises(UserError, match="another training is at this run"):
