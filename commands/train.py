@@ -23,9 +23,10 @@ from models.trainable import choose_trainable
 from training.checkpoint import save_checkpoint
 from training.feeding import open_views
 from training.finite import StepCheck
+from training.gauge import read_gauge
 from training.launch import Accelerator, hide_bar, make_accelerator
 from training.loading import load_batches, timed_next
-from training.memory import explain_out_of_memory, peak_memory_gib
+from training.memory import explain_out_of_memory
 from training.pruning import prune
 from training.resume import Resume, find_resume, restore
 from training.run_folder import open_run
@@ -112,7 +113,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
             bar.update()
 
             if due(step, cfg.train.log_every_steps) or step == last_step:
-                log_progress(step, lr, meter.gathered(accelerator), trackers, bar, device)
+                log_progress(step, lr, meter.gathered(accelerator), accelerator, trackers, bar)
                 meter.clear()
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = resume.samples + (step - resume.step) * share.global_batch
@@ -168,9 +169,12 @@ def encode(
     return encoders.scaled(modes), drop_conditions(cond, draws.dropped), draws
 
 
-def log_progress(step: int, lr: float, window: Window, trackers: Trackers, bar: tqdm, device: torch.device) -> None:
-    """Tell the trackers what happened since the last line; where no bar is shown, print the essence and the time left."""
-    means = window.means() | {"lr": lr, "peak_memory_gib": peak_memory_gib(device)}
+def log_progress(step: int, lr: float, window: Window, accelerator: Accelerator, trackers: Trackers, bar: tqdm) -> None:
+    """Tell the trackers what happened since the last line; where no bar is shown, print the essence and the time left.
+
+    Collective.
+    """
+    means = window.means() | {"lr": lr} | read_gauge(window, accelerator)
     trackers.scalars(step, {f"train/{name}": value for name, value in means.items()})
     bar.set_postfix(loss=f"{means['loss']:.3f}", orbits_per_s=f"{means['orbits_per_s']:.2f}", refresh=False)
     if bar.disable:

@@ -29,6 +29,14 @@ def explain_out_of_memory() -> Iterator[None]:
         raise UserError(f"out of memory ({what}): {ADVICE}") from error
 
 
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """Return peak_memory_gib and, of a GPU, what its allocator held at most: what runs out, with the holes between blocks."""
+    peaks = {"peak_memory_gib": peak_memory_gib(device)}
+    if device.type == "cuda":
+        peaks["peak_memory_reserved_gib"] = torch.cuda.max_memory_reserved(device) / 2**30
+    return peaks
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Return the highest memory use since the start: the GPU's, or this process's on a CPU."""
     if device.type == "cuda":
