@@ -46,7 +46,12 @@ def read_until(process: subprocess.Popen | Fork, text: str) -> str:
 
 
 def left_behind(group: int) -> list[psutil.Process]:
-    """Return the processes that still run in the session whose leader was the run."""
+    """Return the processes in the session whose leader was the run that still run a few seconds later."""
+    _, alive = psutil.wait_procs(_in_session(group), timeout=5)
+    return alive
+
+
+def _in_session(group: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
