@@ -1,39 +1,88 @@
-"""`main.py check`: prints the resolved config and what follows from it. It trains nothing and loads no weights."""
+"""`main.py check`: prints the resolved config and what a step of it will take, and on demand measures what it does take."""
 
 import io
+import json
 import os
+from pathlib import Path
 
+from commands.check_measure import measure
 from dataset.records import Records, in_both
 from dataset.views import try_images
-from models.svd import unet_skeleton
-from models.trainable import choose_trainable, trained_parts
+from training.footprint import CARDS, GIB, find_launch
+from training.prediction import PEAK_TFLOPS, SHARE, SHOWN, Prediction, predict
 from training.run_folder import run_folder
-from training.saved_model import find_base
 from utils.config import to_yaml
 from utils.errors import cut
+from utils.files import write_atomically
 from utils.schemas import TrainConfig
 
 
 def check(cfg: TrainConfig) -> None:
+    is_first = os.environ.get("RANK", "0") == "0"
+    numbers = {}
+    if is_first:
+        print_config(cfg)
+        print_data(cfg)
+        prediction = predict(cfg, find_launch(cfg.check))
+        print_prediction(prediction, cfg)
+        numbers = prediction.to_json()
+    if cfg.check.measure_steps:
+        numbers |= measure(cfg, numbers)
+    if cfg.check.json and is_first:
+        write_atomically(Path(cfg.check.json), json.dumps(numbers, indent=1) + "\n")
+
+
+def print_config(cfg: TrainConfig) -> None:
     text = io.StringIO()
     to_yaml(cfg, text)
-    records, held_out = (Records(meta, cfg.data.num_frames) for meta in (cfg.data.meta, cfg.validation.meta))
+    print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}")
+    share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
+    print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")
+
+
+def print_data(cfg: TrainConfig) -> None:
+    """How many records there are, and how often each is seen. Raises UserError for data that is there and wrong."""
+    paths = {"data.meta": cfg.data.meta, "validation.meta": cfg.validation.meta}
+    if absent := [f"{key}={path}" for key, path in paths.items() if not Path(path).exists()]:
+        print(f"# the data is not here and was not checked: no file {', '.join(absent)}")
+        return
+    records, held_out = (Records(meta, cfg.data.num_frames) for meta in paths.values())
     for meta in (records, held_out):
         try_images(meta, cfg.data.root)
-    unet = unet_skeleton(find_base(cfg.model, config_only=True), cfg.model)
-    trained = choose_trainable(unet, cfg.model)
-    print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}\n# {trained}")
-    for part, (tensors, parameters) in trained_parts(unet).items():
-        print(f"#   {part}: {parameters / 1e6:,.2f} M in {tensors} tensors")
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     if shared := in_both(records, held_out):
         names = cut(", ".join(shared))
         print(f"# warning: {len(shared)} held-out records are in {cfg.data.meta} too, and would be trained on: {names}")
-    share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
-    print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")
     for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):
         global_batch = num_processes * cfg.train.batch_size * cfg.train.grad_accum_steps
         samples = global_batch * cfg.train.max_steps
         print(
             f"# {num_processes} process(es): global batch {global_batch}, {samples:,} samples, {samples / len(records):,.2f} epochs"
         )
+
+
+def print_prediction(prediction: Prediction, cfg: TrainConfig) -> None:
+    memory = prediction.footprint
+    for line in prediction.trained:
+        print(f"# {line}")
+    print(f"#\n# Predicted, not measured, for {prediction.launch.describe()}")
+    views = f"{cfg.data.num_frames} views of {cfg.data.size_px} px"
+    print(f"# GiB on a GPU, with {cfg.train.batch_size} orbit(s) of {views} at a time:")
+    rows = memory.held | memory.phases["forward and backward"]
+    for name, size in rows.items():
+        print(f"#   {name:<30}{size / GIB:7.1f}")
+    for phase, size in memory.peaks.items():
+        print(f"#   = {phase:<28}{size / GIB:7.1f}")
+    for card, usable in CARDS.items():
+        verdict = "fits" if memory.total <= usable * GIB else "does not fit"
+        print(f"#   a card of {card} GB gives {usable:.1f}: {memory.total / GIB:.1f} {verdict}")
+    for name, size in memory.machine.items():
+        print(f"# GiB of a machine's memory, {name}: {size / GIB:.0f}")
+    work = (
+        f"{prediction.tflop_per_orbit:.3g} TFLOP in the UNet, {prediction.encode_tflop_per_orbit:.3g} in VAE and CLIP"
+    )
+    print(f"# work per orbit: {work}")
+    known = {name: PEAK_TFLOPS[name] for name in SHOWN}
+    peaks = {"this GPU": cfg.check.peak_tflops} if cfg.check.peak_tflops else known
+    speeds = ", ".join(f"{name} {prediction.orbits_per_s(peak):.2f}" for name, peak in peaks.items())
+    print(f"# orbits per second and GPU, at {SHARE:.0%} of its peak: {speeds}")

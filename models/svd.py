@@ -25,6 +25,8 @@ from utils.schemas import ModelSettings
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; without it a UNet has the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
+CONFIGS = Path(__file__).with_name("svd_xt")  # those of SVD, whose weights are gated
+SVD = tuple(f"stabilityai/stable-video-diffusion-img2vid{name}" for name in ("", "-xt", "-xt-1-1"))
 
 
 class _Layout(Saved):
@@ -50,13 +52,13 @@ class Base:
 def find_parts(model: ModelSettings, config_only: bool = False) -> Base:
     """Find the parts of `model.base`: a folder, or a hub id, which is downloaded unless it is in the cache.
 
-    With `config_only` only the UNet's config is downloaded, which is enough to count its parameters. Raises UserError that
-    says how to get what is missing.
+    With `config_only` nothing but the configs is downloaded, which is enough to count with; SVD's own are here. Raises
+    UserError that says how to get what is missing.
     """
     folder = Path(model.base)
     if not folder.is_dir():
-        folder = _download(model, config_only)
-    missing = [part for part in (("unet",) if config_only else PARTS) if not (folder / part).is_dir()]
+        folder = CONFIGS if config_only and model.base in SVD else _download(model, config_only)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(
             f"model.base: '{model.base}' is not in the diffusers SVD layout: no folder {', '.join(missing)} in it;"
@@ -69,7 +71,7 @@ def _download(model: ModelSettings, config_only: bool) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model.base) or model.base.startswith("."):
         raise UserError(f"model.base: no folder '{model.base}' (and that is no hub id, which reads ORGANISATION/NAME)")
     weights = f"*/*.{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
-    wanted = ["unet/*.json"] if config_only else ["*.json", "*/*.json", weights]
+    wanted = ["*.json", "*/*.json"] + ([] if config_only else [weights])
     unwanted = None if model.variant else ["*.fp16*"]
     try:
         return Path(
@@ -123,7 +125,7 @@ def weights_digest(base: Base, part: str) -> str:
 
 def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
     """Load the scheduler of a base. Raises UserError if it is not of SVD's kind."""
-    with _as_user_error(folder / "scheduler"):
+    with as_user_error(folder / "scheduler"):
         scheduler = EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
     if scheduler.config.prediction_type != "v_prediction" or not (
         scheduler.config.sigma_min and scheduler.config.sigma_max
@@ -142,18 +144,9 @@ def load_unet(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionMo
     return unet
 
 
-def unet_skeleton(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
-    """Return the UNet that `load_unet` would give, without weights (on the meta device), to count its parameters."""
-    with _as_user_error(base.unet), torch.device("meta"):
-        config = UNetSpatioTemporalConditionModel.load_config(base.unet)
-        unet = UNetSpatioTemporalConditionModel.from_config(config)
-        _new_linear_1(unet, len(model.added_time_ids))
-    return unet
-
-
 def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
     """Load a part of `folder` in fp32. Raises UserError also if a weight is missing, left over, or of another shape."""
-    with _as_user_error(folder / part):
+    with as_user_error(folder / part):
         loaded, info = cls.from_pretrained(
             folder,
             subfolder=part,
@@ -169,7 +162,7 @@ def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
 
 
 @contextmanager
-def _as_user_error(folder: Path) -> Iterator[None]:
+def as_user_error(folder: Path) -> Iterator[None]:
     """Turn what the libraries raise on a damaged folder into a UserError of one line that begins with the folder."""
     try:
         yield
@@ -199,11 +192,11 @@ def set_added_time_ids(unet: UNetSpatioTemporalConditionModel, old: Sequence[str
         return
     linear = unet.add_embedding.linear_1
     weight, bias = remap_added_time_ids(linear.weight.data, linear.bias.data, old, new, unet.add_time_proj)
-    _new_linear_1(unet, len(new))
+    new_linear_1(unet, len(new))
     unet.add_embedding.linear_1.load_state_dict({"weight": weight, "bias": bias})
 
 
-def _new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
+def new_linear_1(unet: UNetSpatioTemporalConditionModel, num_ids: int) -> None:
     width = num_ids * unet.config.addition_time_embed_dim
     unet.add_embedding.linear_1 = nn.Linear(width, unet.add_embedding.linear_1.out_features)
     unet.register_to_config(projection_class_embeddings_input_dim=width)

@@ -10,9 +10,12 @@ from diffusers import UNetSpatioTemporalConditionModel
 from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from models.checkpointing import checkpoint_blocks
 from models.conditioning import Conditioning, added_time_ids
 from models.objective import denoising_loss, draw
+from models.svd import SVD
 from models.trainable import choose_trainable
+from tests.helpers.counting import counted, saved_bytes
 from tests.helpers.launch import accelerate_launch
 from training.checkpoint import checkpoints
 from utils.schemas import ModelSettings, NoiseSettings
@@ -83,7 +86,7 @@ def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weight
 def test_the_objective_of_the_real_unet_goes_forward_and_backward():
     torch.manual_seed(0)
     unet = full_unet(torch.bfloat16).train()
-    unet.enable_gradient_checkpointing()
+    checkpoint_blocks(unet)
     draws = draw(0, [0], NoiseSettings(), LATENT, VIEW)
     latents = torch.randn(1, *LATENT)
     ids = added_time_ids(
@@ -97,3 +100,13 @@ def test_the_objective_of_the_real_unet_goes_forward_and_backward():
     assert not missing
     assert all(parameter.grad.isfinite().all() for parameter in unet.parameters())
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+@pytest.mark.parametrize("checkpoint", [checkpoint_blocks, lambda unet: None], ids=["blocks", "nothing"])
+def test_what_check_counts_of_the_real_unet_is_within_a_tenth_of_what_it_saves(checkpoint):
+    expected = counted(ModelSettings(base=SVD[0]), checkpoint, "bf16", 64).kept
+    unet = full_unet(torch.bfloat16).train()
+    checkpoint(unet)
+    saved = saved_bytes(unet)
+    print(f"counted {expected / 2**30:.3f} GiB, saved {saved / 2**30:.3f} GiB")
+    assert saved == pytest.approx(expected, rel=0.1)

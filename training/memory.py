@@ -10,7 +10,7 @@ from utils.errors import UserError
 ADVICE = (
     "try train.batch_size=1 with more train.grad_accum_steps, model.gradient_checkpointing=true, model.train=temporal (or"
     " attention, or lora), train.ema_device=cpu,"
-    " or a launch file that divides the optimizer, or keeps it in the CPU's memory, of which that takes 34 to 40 GB a machine"
+    " or a launch file that divides the optimizer, or keeps it in the CPU's memory, of which that takes 40 GiB"
     " for the full UNet (accelerate_config/deepspeed_zero_2_offload.yaml)"
 )
 

@@ -65,7 +65,7 @@ def find_saved_model(source: SourceSettings) -> SavedModel:
 def find_base(model: ModelSettings, config_only: bool = False) -> Base:
     """Find `model.base`: a hub id, a folder in the diffusers layout, or a checkpoint. Ours are verified.
 
-    With `config_only` nothing but the UNet's config is downloaded or looked at.
+    With `config_only` nothing but configs is downloaded or looked at.
     """
     folder = Path(model.base)
     if not (folder / META).is_file():

@@ -3,6 +3,7 @@
 docs/configuration.md is written from these texts: `python main.py configuration`.
 """
 
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -238,6 +239,28 @@ class ExportSettings(SourceSettings):
     metrics: str | None = key(None, "metrics.json of an evaluation, for the model card; null: none", "file")
 
 
+with warnings.catch_warnings():
+    # pydantic's own `json` is its deprecated name of `model_dump_json`.
+    warnings.filterwarnings("ignore", 'Field name "json"')
+
+    class CheckSettings(Section):
+        """What `check` predicts and measures; training does not look at it."""
+
+        launch_file: str | None = key(
+            None, "the launch file to predict for, where check is not itself launched; null: one_gpu.yaml", "file"
+        )
+        num_processes: Annotated[int, Field(ge=1, le=1_000_000)] | None = key(
+            None, "processes to predict for; null: the launch's", "processes"
+        )
+        measure_steps: int = key(
+            0, "then measure so many steps, with random weights and random orbits; 0: do not", "steps", ge=0, le=1000
+        )
+        peak_tflops: Annotated[float, Field(gt=0)] | None = key(
+            None, "what the GPU can compute in bf16; null: as known of common ones", "TFLOP/s"
+        )
+        json: str | None = key(None, "where all the numbers are written as well; null: nowhere", "file")
+
+
 class TrainConfig(Section):
     run: RunSettings
     data: DataSettings
@@ -246,6 +269,7 @@ class TrainConfig(Section):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings
     validation: ValidationSettings
+    check: CheckSettings = Field(CheckSettings(), exclude=True)  # is no part of the run
 
     @model_validator(mode="after")
     def _allowed_keys_exist(self):

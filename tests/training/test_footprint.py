@@ -1,0 +1,101 @@
+"""The arithmetic of the engines, on sizes chosen so that it can be done in the head."""
+
+from dataclasses import replace
+
+import pytest
+
+from models.activations import Count
+from training.footprint import Launch, Sizes, find_launch, footprint
+from utils.errors import UserError
+from utils.schemas import CheckSettings
+
+SIZES = Sizes(
+    parameters=10_000,
+    trained=4_000,
+    encoder_bytes=700,
+    optimizer="adamw",
+    average_on_host=False,
+    training=Count(kept=30, peak=50, flop=0),
+    encoding=Count(kept=0, peak=40, flop=0),
+    sampling=Count(kept=0, peak=60, flop=0),
+)
+SHIPPED = "accelerate_config/{}.yaml"
+
+
+def launch(name: str, num_processes: int | None = None) -> Launch:
+    return find_launch(CheckSettings(launch_file=SHIPPED.format(name), num_processes=num_processes))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "masters", "optimizer", "average", "gradients"),
+    [
+        ("one_gpu", 40_000, 0, 32_000, 16_000, 16_000),
+        ("multi_gpu", 40_000, 0, 32_000, 16_000, 16_000),
+        ("deepspeed_zero_2_one_gpu", 20_000, 16_000, 32_000, 16_000, 16_000),
+        ("deepspeed_zero_2", 20_000, 2_000, 4_000, 2_000, 2_000),
+        ("deepspeed_zero_2_multi_node", 20_000, 250, 500, 250, 250),
+        ("deepspeed_zero_2_offload", 20_000, 0, 0, 0, 16_000),
+        ("deepspeed_zero_3", 22_500, 2_000, 4_000, 2_000, 2_000),
+    ],
+)
+def test_an_engine_divides_what_it_divides(name, weights, masters, optimizer, average, gradients):
+    """Of 10,000 parameters 4,000 are trained: 4 bytes each in fp32, 2 in bf16, 8 for Adam."""
+    memory = footprint(launch(name), SIZES)
+    expected = (weights, masters, optimizer, average)
+    assert tuple(memory.held[row] for row in ("weights", "fp32 masters", "optimizer", "average")) == expected
+    assert memory.phases["forward and backward"]["gradients"] == gradients
+    assert memory.held["VAE and CLIP"] == 700
+    assert memory.phases["forward and backward"]["activations"] == 30
+    assert memory.phases["forward and backward"]["a block computed again"] == 20
+    assert memory.total == max(memory.peaks.values()) > sum(memory.held.values())
+
+
+def test_an_8_bit_optimizer_takes_a_quarter_and_an_average_on_the_host_takes_nothing_of_a_gpu():
+    sizes = replace(SIZES, optimizer="adamw_8bit", average_on_host=True)
+    memory = footprint(launch("one_gpu"), sizes)
+    assert (memory.held["optimizer"], memory.held["average"]) == (8_000, 0)
+    before = footprint(launch("one_gpu"), SIZES).machine["while saving"]
+    assert memory.machine["while saving"] - before == 16_000
+
+
+def test_validation_copies_the_unet_in_the_compute_type_unless_it_can_share_it():
+    copied = {
+        name: footprint(launch(name), SIZES).phases["validation"]["a copy of the UNet"] for name in ("one_gpu", "cpu")
+    }
+    assert copied == {"one_gpu": 20_000, "cpu": 0}
+
+
+def test_the_ranks_of_a_machine_share_the_loaded_unet_and_an_offloaded_optimizer_stays_in_its_memory():
+    one, eight, offload = (
+        footprint(launch(name), SIZES).machine
+        for name in ("deepspeed_zero_2_one_gpu", "deepspeed_zero_2", "deepspeed_zero_2_offload")
+    )
+    assert eight["while loading"] - 40_000 == 8 * (one["while loading"] - 40_000)
+    assert offload["while saving"] - one["while saving"] == 4_000 * (4 + 8 + 4 + 4 + 2)
+    assert footprint(launch("deepspeed_zero_2_multi_node"), SIZES).machine["while loading"] == eight["while loading"]
+
+
+def test_the_launch_is_the_one_we_run_under_else_the_file_else_one_gpu(monkeypatch):
+    assert find_launch(CheckSettings()) == launch("one_gpu")
+    assert launch("deepspeed_zero_2", 16).num_machines == 2
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    found = launch("one_gpu")
+    assert (found.zero_stage, found.num_processes, found.num_machines, found.precision) == (3, 16, 2, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("num_processes: 1", "is no launch file of accelerate: KeyError('mixed_precision')"),
+        ("deepspeed_config: {deepspeed_config_file: x.json}", "a deepspeed_config_file is not read"),
+    ],
+)
+def test_a_launch_file_that_is_none_is_one_error(text, fragment, tmp_path):
+    (tmp_path / "launch.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        find_launch(CheckSettings(launch_file=str(tmp_path / "launch.yaml")))
+    assert fragment in str(error.value)

@@ -1,0 +1,185 @@
+"""What a run needs of a GPU and of a machine, predicted from counts: how each engine keeps weights, gradients, optimizer, average.
+
+The arithmetic is explained in docs/engines.md. None of it has been measured on a GPU.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.activations import Count, Precision
+from utils.errors import UserError
+from utils.reading import read_yaml
+from utils.schemas import CheckSettings
+
+DEFAULT_LAUNCH = "accelerate_config/one_gpu.yaml"
+OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2, "sgd": 0}  # of its states, a trained parameter
+BUCKET = 500_000_000  # gradients that DeepSpeed gathers before it reduces them (reduce_bucket_size)
+GATHERED = 1_000_000_000  # weights that ZeRO-3 holds whole at a time (stage3_max_live_parameters)
+LIBRARIES = 3 << 29  # CUDA's context, cuDNN's and NCCL's workspaces, and what the allocator cannot use: assumed
+PROCESS = 3 << 30  # of a training process in the machine's memory, its libraries and loaders included: assumed
+# What cards of a nominal size give to torch, in GiB: the least that is told of a 4080, A10, L40S, A100 and H200.
+CARDS = {16: 15.6, 24: 22.0, 48: 44.4, 80: 79.1, 141: 139.8}
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is started, as far as memory depends on it."""
+
+    name: str
+    zero_stage: int  # 0: without DeepSpeed
+    optimizer_on_host: bool
+    weights_on_host: bool
+    bf16: bool
+    num_processes: int
+    num_machines: int
+
+    @property
+    def precision(self) -> Precision:
+        if not self.bf16:
+            return "fp32"
+        return "bf16" if self.zero_stage else "autocast"
+
+    def describe(self) -> str:
+        engine = f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.num_processes > 1 else "no engine"
+        host = ", optimizer on the host" if self.optimizer_on_host else ""
+        host += ", weights on the host" if self.weights_on_host else ""
+        return f"{self.name}: {self.num_processes} process(es), {engine}{host}, {self.precision}"
+
+
+def find_launch(check: CheckSettings) -> Launch:
+    """The launch that we run under, or else the one of `check.launch_file`. Raises UserError for a file that is none."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        launch = _launched(os.environ)
+    else:
+        launch = _from_file(Path(check.launch_file or DEFAULT_LAUNCH))
+    if check.num_processes is None:
+        return launch
+    per_machine = max(1, launch.num_processes // launch.num_machines)
+    machines = -(-check.num_processes // per_machine)
+    values = launch.__dict__ | {"num_processes": check.num_processes, "num_machines": machines}
+    return Launch(**values)
+
+
+def _launched(environment) -> Launch:
+    deepspeed = environment.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    count = int(environment.get("WORLD_SIZE", 1))
+    return Launch(
+        "this launch",
+        int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)) if deepspeed else 0,
+        environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none") != "none",
+        environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none") != "none",
+        environment["ACCELERATE_MIXED_PRECISION"] == "bf16",
+        count,
+        count // int(environment.get("LOCAL_WORLD_SIZE", count)),
+    )
+
+
+def _from_file(path: Path) -> Launch:
+    raw = read_yaml(path)
+    deepspeed = raw.get("deepspeed_config") or {}
+    try:
+        if "deepspeed_config_file" in deepspeed:
+            raise UserError(f"{path}: a deepspeed_config_file is not read: run check under the launch file instead")
+        return Launch(
+            str(path),
+            int(deepspeed["zero_stage"]) if deepspeed else 0,
+            deepspeed.get("offload_optimizer_device", "none") != "none",
+            deepspeed.get("offload_param_device", "none") != "none",
+            raw["mixed_precision"] == "bf16",
+            int(raw["num_processes"]),
+            int(raw["num_machines"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"check.launch_file: {path} is no launch file of accelerate: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is counted of the modules, and what of the config decides over memory."""
+
+    parameters: int  # of the UNet
+    trained: int
+    encoder_bytes: int  # VAE and CLIP
+    optimizer: str
+    average_on_host: bool
+    training: Count
+    encoding: Count
+    sampling: Count
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes by name: all of `held` all the time, beside it each of `phases` in its turn, and the machine's memory."""
+
+    held: dict[str, int]
+    phases: dict[str, dict[str, int]]
+    machine: dict[str, int]
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        held = sum(self.held.values())
+        return {name: held + sum(rows.values()) for name, rows in self.phases.items()}
+
+    @property
+    def total(self) -> int:
+        return max(self.peaks.values())
+
+
+def footprint(launch: Launch, sizes: Sizes) -> Footprint:
+    """The memory of the GPU that needs most, and of a machine."""
+    ranks = launch.num_processes if launch.zero_stage else 1
+    weight = 2 if launch.precision == "bf16" else 4
+    whole = 4 * sizes.trained // ranks  # an fp32 copy of what this rank updates
+    optimizer = OPTIMIZER_BYTES[sizes.optimizer] * sizes.trained // ranks
+    on_gpu = 0 if launch.optimizer_on_host else 1
+    held = {
+        "weights": _weights(launch, sizes, weight),
+        "fp32 masters": whole * on_gpu if launch.zero_stage else 0,
+        "optimizer": optimizer * on_gpu,
+        "average": 0 if sizes.average_on_host else whole * on_gpu,
+        "VAE and CLIP": sizes.encoder_bytes,
+        "CUDA and libraries (assumed)": LIBRARIES,
+    }
+    training = {
+        "gradients": whole,
+        "engine's buckets": _buckets(launch, sizes, weight),
+        "activations": sizes.training.kept,
+        "a block computed again": sizes.training.peak - sizes.training.kept,
+    }
+    copy = 0 if launch.precision == "fp32" and not launch.zero_stage else sizes.parameters * weight
+    copy = sizes.parameters * 2 if launch.precision == "autocast" else copy
+    phases = {
+        "forward and backward": training,
+        "encoding": {"VAE and CLIP at work": sizes.encoding.peak},
+        "validation": {"a copy of the UNet": copy, "sampling and decoding": sizes.sampling.peak},
+    }
+    return Footprint(held, phases, _machine(launch, sizes, whole, optimizer, weight))
+
+
+def _weights(launch: Launch, sizes: Sizes, weight: int) -> int:
+    if launch.zero_stage < 3:
+        return sizes.parameters * weight
+    divided = 0 if launch.weights_on_host else sizes.parameters * weight // launch.num_processes
+    return divided + min(sizes.parameters, GATHERED) * weight
+
+
+def _buckets(launch: Launch, sizes: Sizes, weight: int) -> int:
+    """Gradients on their way to other ranks: one bucket fills, and a copy of it is sent. DDP's buckets are the gradients."""
+    return 2 * BUCKET * weight if launch.zero_stage else 0
+
+
+def _machine(launch: Launch, sizes: Sizes, whole: int, optimizer: int, weight: int) -> dict[str, int]:
+    """The memory of a machine while all its ranks load, and while its first rank saves."""
+    processes = -(-launch.num_processes // launch.num_machines)
+    # With offload: masters, their gradients, the average and the bf16 copy that goes back to the GPU.
+    kept = 3 * whole + whole // 2 + optimizer if launch.optimizer_on_host else 0
+    kept += sizes.parameters * weight // launch.num_processes if launch.weights_on_host else 0
+    kept += whole if sizes.average_on_host and not launch.optimizer_on_host else 0
+    passed = sizes.parameters * weight if launch.zero_stage else 0  # DeepSpeed makes it on the host
+    pages = 4 * sizes.parameters  # of the UNet's file, which all ranks share
+    return {
+        "while loading": processes * (PROCESS + sizes.encoder_bytes + passed) + pages,
+        "while saving": processes * (PROCESS + kept) + pages,
+    }
