@@ -1,0 +1,68 @@
+"""`check` answers without network, data and weights, and measures through the path that trains."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import main
+
+TINY = ("check", "train_config/tiny_cpu.yaml", "data.size_px=32", "data.num_workers=0")
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """Run check and return what it wrote."""
+
+    def run(*words: str) -> dict:
+        assert main.main([*words, f"check.json={tmp_path}/numbers.json"]) == 0
+        return json.loads((tmp_path / "numbers.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("preset", "card"),
+    [
+        pytest.param("gpu_16gb_lora", "16", marks=pytest.mark.slow),
+        pytest.param("gpu_24gb_temporal", "24", marks=pytest.mark.slow),
+        ("gpu_48gb_full", "48"),
+        pytest.param("gpu_80gb_full", "80", marks=pytest.mark.slow),
+    ],
+)
+def test_a_preset_fits_its_card_as_it_says_and_is_predicted_without_weights_and_data(preset, card, numbers, capsys):
+    config = f"train_config/{preset}.yaml"
+    said = re.search(r"launch with (\S+)\.\n# Predicted: ([\d.]+) GiB", Path(config).read_text())
+    found = numbers("check", config, "data.meta=absent.jsonl")
+    text = capsys.readouterr().out
+    assert "# the data is not here and was not checked: no file data.meta=absent.jsonl" in text
+    assert f"# Predicted, not measured, for {said[1]}: 1 process(es)" in text
+    assert found["total_gib"] == max(found["peaks_gib"].values()) == pytest.approx(float(said[2]), abs=0.06)
+    assert found["fits_gb"][card]
+    assert 0 < found["activations_gib"] < found["total_gib"]
+    if preset == "gpu_48gb_full":
+        assert found["parameters"] == found["trained_parameters"] == 1_524_623_082
+        assert 110 < found["tflop_per_orbit"] < 150
+        assert found["encode_tflop_per_orbit"] == pytest.approx(30, rel=0.1)
+
+
+def test_what_is_there_and_wrong_still_fails(tmp_path, capsys):
+    (tmp_path / "meta.jsonl").write_text("no json\n")
+    assert main.main([*TINY, f"data.meta={tmp_path}/meta.jsonl"]) == 2
+    assert "meta.jsonl:1" in capsys.readouterr().err
+
+
+def test_steps_are_measured_beside_the_prediction(numbers, capsys):
+    found = numbers(*TINY, "train.grad_accum_steps=2", "check.measure_steps=2", "check.peak_tflops=1")
+    parts = {"data", "encode", "forward and backward", "optimizer", "average"}
+    assert found["measured_ms"].keys() == parts and all(value > 0 for value in found["measured_ms"].values())
+    seconds = sum(found["measured_ms"].values()) / 1000
+    assert found["measured_orbits_per_s"] == pytest.approx(2 * 2 / seconds), "a batch of 2, and two micro-steps"
+    work = found["tflop_per_orbit"] + found["encode_tflop_per_orbit"]
+    assert found["measured_share_of_peak"] == pytest.approx(found["measured_orbits_per_s"] * work)
+    assert found["measured_peak_gib"] > 0
+    assert (
+        "# Measured over 2 step(s) with random weights, on cpu; 1 process trains, under no engine"
+        in capsys.readouterr().out
+    )
