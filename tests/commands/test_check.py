@@ -22,14 +22,10 @@ def numbers(tmp_path):
     return run
 
 
+@pytest.mark.slow  # half a minute each, for the real UNet is counted
 @pytest.mark.parametrize(
     ("preset", "card"),
-    [
-        pytest.param("gpu_16gb_lora", "16", marks=pytest.mark.slow),
-        pytest.param("gpu_24gb_temporal", "24", marks=pytest.mark.slow),
-        ("gpu_48gb_full", "48"),
-        pytest.param("gpu_80gb_full", "80", marks=pytest.mark.slow),
-    ],
+    [("gpu_16gb_lora", "16"), ("gpu_24gb_temporal", "24"), ("gpu_48gb_full", "48"), ("gpu_80gb_full", "80")],
 )
 def test_a_preset_fits_its_card_as_it_says_and_is_predicted_without_weights_and_data(preset, card, numbers, capsys):
     config = f"train_config/{preset}.yaml"

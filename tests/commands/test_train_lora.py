@@ -34,15 +34,21 @@ def words(runs, tiny_config):
     return make
 
 
-def test_an_adapter_and_its_average_go_on_bit_by_bit_wherever_the_average_is_kept_and_the_base_stays_as_it_was(
-    runs, words, monkeypatch
-):
+@pytest.fixture
+def whole(runs, words):
+    """The run of three steps. Once it is finished, to train it again does nothing."""
     train(words("whole", "train.ema_decay=0.5"))
+    return runs / "whole/r"
+
+
+def test_an_adapter_and_its_average_go_on_bit_by_bit_wherever_the_average_is_kept_and_the_base_stays_as_it_was(
+    runs, words, whole, monkeypatch
+):
     with monkeypatch.context() as patch:
         stop_after(2, patch)
         train(words("halves", "train.ema_decay=0.5"))
     train(words("halves", "train.ema_decay=0.5", "run.resume=must", "train.ema_device=cpu"))
-    whole, halves = (checkpoints(runs / name / "r")[-1] for name in ("whole", "halves"))
+    whole, halves = (checkpoints(run)[-1] for run in (whole, runs / "halves/r"))
     ours, theirs = (read_meta(checkpoint)["files"] for checkpoint in (halves, whole))
     saved = {name for name in theirs if name.endswith(".safetensors")}
     assert len(saved) == 6 and ours.keys() == theirs.keys()
@@ -68,8 +74,8 @@ def test_an_adapter_and_its_average_go_on_bit_by_bit_wherever_the_average_is_kep
         assert torch.equal(unet[f"{layer}.weight"], (base[f"{layer}.weight"].double() + up @ down).float())
 
 
-def test_another_base_or_another_adapter_is_refused(runs, words, tmp_path):
-    shutil.copytree(runs / "whole/r", tmp_path / "r")
+def test_another_base_or_another_adapter_is_refused(runs, words, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "r")
     for change in ("model.lora_rank=8", "model.lora_targets=[to_q]", "model.train=attention"):
         with pytest.raises(UserError, match=f"does not fit other values of {change.partition('=')[0]}"):
             train(words("whole", f"run.dir={tmp_path}", "train.max_steps=4", change))
@@ -81,14 +87,13 @@ def test_another_base_or_another_adapter_is_refused(runs, words, tmp_path):
     file.write_bytes(original)
 
 
-def test_what_is_made_of_a_lora_run_takes_the_merged_average(runs, words, tmp_path, capsys):
+def test_what_is_made_of_a_lora_run_takes_the_merged_average(words, whole, tmp_path, capsys):
     """check, export with its card, the stock pipeline, a warm start in full."""
     assert main.main(["check", "train_config/tiny_cpu.yaml", *LORA]) == 0
     answer = capsys.readouterr().out
     assert "# training lora: " in answer and "#   add_embedding: " in answer and "#   down_blocks.0: " in answer
-    run = runs / "whole/r"
-    checkpoint = checkpoints(run)[-1]
-    assert main.main(["export", str(run), f"export.out={tmp_path}/out"]) == 0
+    checkpoint = checkpoints(whole)[-1]
+    assert main.main(["export", str(whole), f"export.out={tmp_path}/out"]) == 0
     card = (tmp_path / "out/README.md").read_text()
     assert '| `model.train` | "lora" |' in card and "| `model.lora_rank` | 4 |" in card
     pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out")
