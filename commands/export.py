@@ -7,12 +7,13 @@ from typing import Literal
 
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
 from pydantic import ConfigDict, field_validator
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from models.svd import load_part, load_scheduler, load_unet, save_layout
 from training.checkpoint import META, checksums
 from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation, trained_from
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.files import new_folder, remove_unfinished
 from utils.reading import Saved, read_json
 from utils.schemas import ExportConfig
@@ -61,7 +62,10 @@ def export(cfg: ExportConfig) -> None:
     pipeline = stock_pipeline(saved)
     remove_unfinished(out.resolve().parent, out.resolve().name)
     with new_folder(out) as unfinished:
-        pipeline.save_pretrained(unfinished, max_shard_size="10GB")
+        try:
+            pipeline.save_pretrained(unfinished, max_shard_size="10GB")
+        except SafetensorError as error:  # a full disk is none of Python's own errors here
+            raise UserError(f"{out}: cannot be written: {first_line(error)}") from None
         save_layout(LAYOUT, unfinished / "unet")
         recipe = public_recipe(saved, LAYOUT) | {"files": checksums(unfinished)}
         (unfinished / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
+from safetensors import SafetensorError
 
 import main
 import training.saved_model
@@ -275,3 +276,14 @@ def test_what_is_there_already_is_not_overwritten(trained_run, exported, tmp_pat
     assert export(exported, tmp_path / "out", "export.weights=raw") == 2
     assert "holds the ema weights only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(trained_run, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(StableVideoDiffusionPipeline, "save_pretrained", full)
+    assert main.main(["export", str(trained_run), f"export.out={tmp_path}/out"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/out: cannot be written: ") and "No space left" in error
+    assert not list(tmp_path.iterdir())
