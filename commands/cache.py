@@ -29,7 +29,7 @@ from dataset.latents import (
 )
 from dataset.records import Records
 from dataset.views import WHITE, load_views, measure_object_fill
-from models.encoders import Encoders
+from models.encoders import ENCODER_DTYPES, Encoders
 from models.svd import load_encoders
 from training.feeding import fingerprint
 from training.saved_model import find_base
@@ -39,8 +39,6 @@ from utils.files import remove_unfinished, user_path, write_atomically
 from utils.randomness import generator
 from utils.reading import read_json
 from utils.schemas import CacheConfig, DataSettings
-
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 def cache(cfg: CacheConfig) -> None:
@@ -92,8 +90,10 @@ def open_index(folder: Path, cfg: CacheConfig, wanted: dict, records: Records) -
 def needs_encoding(folder: Path, index: CacheIndex, shard: int, records: Records) -> bool:
     """Whether a shard is not there, is damaged, or holds other records; what was there is said."""
     path = shard_path(folder, shard)
+    if not path.exists():
+        return True
     fault = fault_of_shard(path, [records[number] for number in index.records_of(shard)])
-    if fault and path.exists():
+    if fault:
         print(f"{path.name} is encoded anew: {fault}", flush=True)
     return fault is not None
 
@@ -140,7 +140,7 @@ def encode_shard(
     loaded = iter(loader)
     orbits = []
     for number in numbers:
-        orbits.append(encode_record(views, number, loaded, encoders, DTYPES[index.dtype], device))
+        orbits.append(encode_record(views, number, loaded, encoders, ENCODER_DTYPES[index.dtype], device))
         bar.update()
     path = shard_path(folder, shard)
     remove_unfinished(folder, path.name)

@@ -16,10 +16,9 @@ from dataset.records import OrbitRecord, Records, evenly_spread
 from utils.errors import UserError
 from utils.images import open_rgba
 from utils.randomness import generator
-from utils.schemas import DataSettings
+from utils.schemas import MAX_ORBIT_PIXELS, DataSettings
 
 WHITE = torch.ones(3)
-MAX_ORBIT_PIXELS = 21 * 4096**2  # of all views of an orbit: 1.3 GiB as RGBA, in each loading process
 
 
 @dataclass(frozen=True)

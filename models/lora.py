@@ -118,7 +118,7 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
 def restore_adapter(unet: UNetSpatioTemporalConditionModel, folder: Path) -> None:
     """Load a saved adapter into a UNet with a new one. Raises UserError if the base below it is not the one it was trained on."""
     frozen = {name: weight for name, weight in unet.named_parameters() if not weight.requires_grad}
-    if read_json(folder / ABOUT, _About).base_sha256 != fingerprint(frozen):
+    if read_json(folder / ABOUT, _About).base_sha256 != sha256_of_weights(frozen):
         raise UserError(
             f"{folder} was trained on other weights than those that model.base has now: bring these back, or start a new"
             f" run.name from the merged weights, with model.base={folder.parent}"
@@ -131,7 +131,7 @@ def restore_adapter(unet: UNetSpatioTemporalConditionModel, folder: Path) -> Non
             weight.copy_(saved[name])
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
+def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 of the names and values of weights on the CPU, whatever their order."""
     names = sorted(weights)
     with ThreadPoolExecutor() as pool:  # hashlib lets threads run side by side

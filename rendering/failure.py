@@ -1,8 +1,7 @@
 """Why an asset did not become an orbit, as `failures.jsonl` says it."""
 
-from utils.errors import one_line
+from utils.errors import ItemFailure
 
-MAX_REASON = 300  # characters
 KINDS = {
     "unreadable": "the file is damaged, too large, or points outside its folder; no renderer saw it",
     "refused": "the renderer cannot draw it, or cannot draw it right",
@@ -14,14 +13,7 @@ KINDS = {
 }
 
 
-class Failure(Exception):
-    """What costs one asset, not the run. `kind` is one of KINDS; the reason is one short printable line, the same in every run."""
+class Failure(ItemFailure):
+    """Why an asset failed, in the same words in every run."""
 
-    def __init__(self, kind: str, reason: str):
-        assert kind in KINDS, kind
-        super().__init__(one_line(reason, MAX_REASON))
-        self.kind = kind
-
-    @property
-    def reason(self) -> str:
-        return str(self)
+    KINDS = KINDS

@@ -4,7 +4,7 @@ The arithmetic is explained in docs/engines.md. None of it has been measured on 
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.activations import Count, Precision
@@ -58,8 +58,7 @@ def find_launch(check: CheckSettings) -> Launch:
         return launch
     per_machine = max(1, launch.num_processes // launch.num_machines)
     machines = -(-check.num_processes // per_machine)
-    values = launch.__dict__ | {"num_processes": check.num_processes, "num_machines": machines}
-    return Launch(**values)
+    return replace(launch, num_processes=check.num_processes, num_machines=machines)
 
 
 def _launched(environment) -> Launch:
@@ -148,8 +147,10 @@ def footprint(launch: Launch, sizes: Sizes) -> Footprint:
         "activations": sizes.training.kept,
         "a block computed again": sizes.training.peak - sizes.training.kept,
     }
-    copy = 0 if launch.precision == "fp32" and not launch.zero_stage else sizes.parameters * weight
-    copy = sizes.parameters * 2 if launch.precision == "autocast" else copy
+    if launch.precision == "fp32":
+        copy = 4 * sizes.parameters if launch.zero_stage else 0  # without an engine the model itself is lent
+    else:
+        copy = 2 * sizes.parameters
     phases = {
         "forward and backward": training,
         "encoding": {"VAE and CLIP at work": sizes.encoding.peak},

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.checkpointing import checkpoint_blocks
-from models.lora import fingerprint
+from models.lora import sha256_of_weights
 from models.svd import compile_blocks
 from training.ema import Ema
 from training.masters import is_deepspeed, master_parts, restore_masters
@@ -30,7 +30,7 @@ class TrainState:
 
     @cached_property
     def frozen_sha256(self) -> str:
-        return fingerprint(self.frozen)
+        return sha256_of_weights(self.frozen)
 
     def clip(self, max_grad_norm: float) -> Tensor:
         """Clip the gradient of all ranks, and return the norm it had. DeepSpeed has clipped in backward: it only says the norm."""

@@ -1,9 +1,11 @@
 """The one kind of error that a user can fix, and how it is shown."""
 
 import reprlib
+from typing import ClassVar
 
 MAX_VALUE = 200  # characters of a value that an error repeats
 MAX_LINE = 4000  # characters of a whole error
+MAX_REASON = 300  # characters of why one item of many failed
 
 
 class _Repr(reprlib.Repr):
@@ -20,6 +22,21 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = MAX_VALUE
 
 class UserError(ValueError):
     """An error that a user can fix. `main.py` prints its message as one line, without a traceback, and exits with 2."""
+
+
+class ItemFailure(Exception):
+    """What costs one item of many, not the command. `kind` is one of KINDS; the reason is one short printable line."""
+
+    KINDS: ClassVar[dict[str, str]]  # {kind: what it means}
+
+    def __init__(self, kind: str, reason: str):
+        assert kind in self.KINDS, kind
+        super().__init__(one_line(reason, MAX_REASON))
+        self.kind = kind
+
+    @property
+    def reason(self) -> str:
+        return str(self)
 
 
 def shown(value: object) -> str:

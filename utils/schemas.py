@@ -15,6 +15,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Size = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 MAX_STEPS = 9_999_999  # seven digits, as in the names of checkpoints
+# The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA, in each process that loads them.
+MAX_ORBIT_PIXELS = 21 * 4096**2
 MAX_CHUNK = 1024  # views, or orbits, that are computed at a time: beyond any GPU's memory
 
 

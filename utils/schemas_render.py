@@ -5,10 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from utils.config import Section, key
-from utils.schemas import HeldOut, Seed
-
-# The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA. dataset/views.py has the same limit.
-MAX_ORBIT_PIXELS = 21 * 4096**2
+from utils.schemas import MAX_ORBIT_PIXELS, HeldOut, Seed
 
 
 class RenderSettings(Section):

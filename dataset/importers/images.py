@@ -7,7 +7,7 @@ from dataset.importers.source import Refusal, SourceView
 from utils.errors import UserError
 from utils.files import put_in_place, remove, unfinished_path, write_file
 from utils.images import ImageHeader, read_header
-from utils.schemas_render import MAX_ORBIT_PIXELS
+from utils.schemas import MAX_ORBIT_PIXELS
 
 SUFFIXES = {
     "PNG": ".png",

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import one_line
+from utils.errors import ItemFailure
 
-MAX_REASON = 300  # characters
 KINDS = {
     "unreadable": "its cameras, or the file that holds it, cannot be read",
     "cameras": "its cameras are mirrored, rolled or upside down, or look past the object",
@@ -17,17 +16,14 @@ KINDS = {
 }
 
 
-class Refusal(Exception):
-    """Why an object, or a part of its views, becomes no orbit. `kind` is one of KINDS; the reason is one printable line."""
+class Refusal(ItemFailure):
+    """Why an object, or a part of its views, becomes no orbit."""
 
-    def __init__(self, kind: str, reason: str):
-        assert kind in KINDS, kind
-        super().__init__(one_line(reason, MAX_REASON))
-        self.kind = kind
+    KINDS = KINDS
 
     def line(self) -> dict:
         """Return it as failures.jsonl has it."""
-        return {"kind": self.kind, "reason": str(self)}
+        return {"kind": self.kind, "reason": self.reason}
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from rendering.failure import MAX_REASON, Failure
+from rendering.failure import Failure
 from rendering.queue import process
 from rendering.queue.process import Limits, Stopped, check_in_process
 from rendering.quick.mesh import load_mesh
 from rendering.safety.asset import check_asset
 from tests.helpers.make_assets import box, gltf, make_good, obj, texture
+from utils.errors import MAX_REASON
 from utils.images import IMAGE_FORMATS
 
 MAX_BYTES = 512 << 20
