@@ -166,6 +166,10 @@ class ValidationSettings(SamplingSettings):
     every_steps: int = key(500, "validate every so many steps, and at the end; 0: never", "steps", ge=0, le=MAX_STEPS)
     meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
     num_records: int = key(4, "how many of them are used, from the first", "records", ge=1, le=1_000_000)
+    num_training_records: int = key(
+        0, "as many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
+    )
+    before: bool = key(False, "validate before the first step as well")
 
 
 class SourceSettings(Section):
