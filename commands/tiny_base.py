@@ -95,18 +95,18 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
     folder = Path(cfg.model.base)
     if folder.exists():
         return
-    settings = cfg.tiny_base
+    tiny_base = cfg.tiny_base
     objects = load_objects(cfg, work / TRAINING)
     held_out = load_objects(cfg, work / HELD_OUT)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(tiny_base.seed)
     vae = tiny_vae()
-    fit_vae(vae, torch.cat(objects), settings.vae_steps, settings.seed, work / "vae.pt")
+    fit_vae(vae, torch.cat(objects), tiny_base.vae_steps, tiny_base.seed, work / "vae.pt")
     clip = tiny_clip()
     views = [orbits.flatten(0, 1) for orbits in objects]
-    fit_image_encoder(clip, views, settings.image_encoder_steps, settings.seed, work / "image_encoder.pt")
+    fit_image_encoder(clip, views, tiny_base.image_encoder_steps, tiny_base.seed, work / "image_encoder.pt")
     found = {
         "vae_psnr": reconstruction_psnr(vae, torch.cat(held_out)),
-        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], settings.seed),
+        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], tiny_base.seed),
         "num_objects": len(objects),
         "num_orbits": sum(len(orbits) for orbits in objects),
     }
