@@ -12,6 +12,7 @@ from evaluation.measure import load_metrics, measure_record
 from evaluation.objects import choose_records
 from evaluation.report import protocol_differences, summary_table, write_report
 from evaluation.results import check_results, conditions, is_measured, object_file, open_results
+from models.svd import require_size
 from training.checkpoint import checksums
 from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
@@ -32,6 +33,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     differences = protocol_differences(settings, data)
     check_results(out)
     svd = load_saved_model(saved, accelerator)
+    require_size(svd.unet, svd.encoders, data.size_px)
     with accelerator.local_main_process_first():  # so that weights are downloaded once a machine
         metrics, unavailable = load_metrics(settings, accelerator.device)
     unavailable = dict(gather_objects(list(unavailable.items())))

@@ -17,7 +17,7 @@ from dataset.backgrounds import cut_out_of_plain
 from dataset.inputs import InputImage, input_view, list_inputs
 from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
-from models.svd import Svd
+from models.svd import Svd, require_size
 from rendering.transforms import orbit_transforms, write_transforms
 from training.launch import hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
@@ -62,6 +62,7 @@ def sample(cfg: SampleConfig) -> None:
     with accelerator.local_main_process_first():  # so that rembg's weights are downloaded once a machine
         cut_out = background_remover() if settings.remove_background else cut_out_of_plain
     svd = load_saved_model(saved, accelerator)
+    require_size(svd.unet, svd.encoders, settings.size_px)
     prepare = partial(input_view, object_fill=settings.object_fill, size_px=settings.size_px, cut_out=cut_out)
     prepare = lru_cache(settings.batch_size)(prepare)  # an image's seeds follow each other
     mine = tasks[accelerator.process_index :: accelerator.num_processes]

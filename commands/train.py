@@ -18,12 +18,12 @@ from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
 from models.lora import restore_adapter
 from models.objective import Draws, denoising_loss, draw
-from models.svd import Svd, load_svd
+from models.svd import Svd, load_svd, require_size
 from models.trainable import choose_trainable
 from training.checkpoint import save_checkpoint
 from training.feeding import open_views
 from training.finite import StepCheck
-from training.gauge import read_gauge
+from training.gauge import Gauge, make_gauge
 from training.launch import Accelerator, hide_bar, make_accelerator
 from training.loading import load_batches, timed_next
 from training.memory import explain_out_of_memory
@@ -35,7 +35,7 @@ from training.schedule import due, ema_decay_at, lr_at
 from training.state import prepare
 from training.stop import StopRequests
 from training.trackers import Trackers
-from training.validation import Validation, summary_of, validation_due
+from training.validation import Validation, validation_due
 from training.window import Meter, Window
 from utils.config import to_json
 from utils.schemas import ModelSettings, NoiseSettings, TrainConfig
@@ -70,12 +70,11 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     ):
         svd = load_start(cfg.model, cfg.run.seed, resume, accelerator)
         encoders = svd.encoders
+        require_size(svd.unet, encoders, cfg.data.size_px)
         state = prepare(svd.unet, cfg.model, cfg.optim, cfg.train, accelerator)
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
-        validation = Validation(
-            folder, held_out, records, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers
-        )
+        validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
         object_fill = views.measure_object_fill() if is_first else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
@@ -83,6 +82,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         numbers = share.micro_batches(resume.samples, last_step - resume.step)
         batches = exits.enter_context(load_batches(views, numbers, cfg.data.num_workers))
         meter = Meter(resume.window, cfg.noise.P_mean, cfg.noise.P_std)
+        gauge = make_gauge(state.unet, encoders.latent_shape(cfg.data.num_frames, cfg.data.size_px), accelerator)
         log.info(f"{len(records)} records, {share.global_batch} orbits a step, {resume.step} -> {last_step} steps")
 
         if resume.owes_validation:
@@ -115,7 +115,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
             bar.update()
 
             if due(step, cfg.train.log_every_steps) or step == last_step:
-                log_progress(step, lr, meter.gathered(accelerator), accelerator, trackers, bar)
+                log_progress(step, lr, meter.gathered(accelerator), gauge, trackers, bar)
                 meter.clear()
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = resume.samples + (step - resume.step) * share.global_batch
@@ -130,7 +130,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
                 return
             if validates:
                 validation.run(step, state)
-    log.info(f"finished {last_step} steps in {folder}{summary_of(folder)}")
+    log.info(f"finished {last_step} steps in {folder}")
 
 
 def load_start(model: ModelSettings, seed: int, resume: Resume, accelerator: Accelerator) -> Svd:
@@ -171,15 +171,16 @@ def encode(
     return encoders.scaled(modes), drop_conditions(cond, draws.dropped), draws
 
 
-def log_progress(step: int, lr: float, window: Window, accelerator: Accelerator, trackers: Trackers, bar: tqdm) -> None:
+def log_progress(step: int, lr: float, window: Window, gauge: Gauge, trackers: Trackers, bar: tqdm) -> None:
     """Tell the trackers what happened since the last line; where no bar is shown, print the essence and the time left.
 
     Collective.
     """
-    means = window.means() | {"lr": lr} | read_gauge(window, accelerator)
+    means = window.means() | {"lr": lr} | gauge.read(window)
     trackers.scalars(step, {f"train/{name}": value for name, value in means.items()})
     bar.set_postfix(loss=f"{means['loss']:.3f}", orbits_per_s=f"{means['orbits_per_s']:.2f}", refresh=False)
     if bar.disable:
         left = (bar.total - step) * window.seconds / len(window.grad_norms)
-        numbers = " ".join(f"{name} {means[name]:.4g}" for name in ("loss", "grad_norm", "lr", "orbits_per_s"))
+        shown = ("loss", "grad_norm", "lr", "orbits_per_s", "tflop_per_s_per_device")
+        numbers = " ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
         log.info(f"step {step}/{bar.total}: {numbers}, {left / 60:.1f} min left")

@@ -112,6 +112,14 @@ def load_encoders(base: Base, model: ModelSettings) -> Encoders:
     return encoders.computing_in(ENCODER_DTYPES[model.encoder_dtype])
 
 
+def require_size(unet: UNetSpatioTemporalConditionModel, encoders: Encoders, size_px: int) -> None:
+    """Raise UserError for views of a side that is not whole again once VAE and UNet have halved and doubled it."""
+    levels = [*unet.config.block_out_channels, *encoders.vae.config.block_out_channels]
+    whole = 2 ** (len(levels) - 2)  # each of both has a level more than it halves
+    if size_px % whole:
+        raise UserError(f"size_px={size_px}: this model takes views whose side is a multiple of {whole} pixels")
+
+
 def weights_digest(base: Base, part: str) -> str:
     """Return the SHA-256 of the weight files of a part, as they lie on the disk: of vae 0.4 GB, of image_encoder 2.5 GB in fp32."""
     digest = hashlib.sha256()
