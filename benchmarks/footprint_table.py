@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.footprint import GIB, Sizes, find_launch, footprint
+from training.footprint import GIB, Sizes, footprint
+from training.launch_file import find_launch
 from training.prediction import count_sizes
 from utils.config import load_config
 from utils.schemas import CheckSettings, TrainConfig

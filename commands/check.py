@@ -8,7 +8,8 @@ from pathlib import Path
 from commands.check_measure import measure
 from dataset.records import Records, in_both
 from dataset.views import try_images
-from training.footprint import CARDS, GIB, find_launch
+from training.footprint import CARDS, GIB
+from training.launch_file import find_launch
 from training.prediction import PEAK_TFLOPS, SHARE, SHOWN, Prediction, predict
 from training.run_folder import run_folder
 from utils.config import to_yaml
@@ -78,10 +79,9 @@ def print_prediction(prediction: Prediction, cfg: TrainConfig) -> None:
         print(f"#   a card of {card} GB gives {usable:.1f}: {memory.total / GIB:.1f} {verdict}")
     for name, size in memory.machine.items():
         print(f"# GiB of a machine's memory, {name}: {size / GIB:.0f}")
-    work = (
-        f"{prediction.tflop_per_orbit:.3g} TFLOP in the UNet, {prediction.encode_tflop_per_orbit:.3g} in VAE and CLIP"
-    )
-    print(f"# work per orbit: {work}")
+    again = " with what is computed again" if cfg.model.gradient_checkpointing else ""
+    encoding = f"{prediction.encode_tflop_per_orbit:.3g} in VAE and CLIP"
+    print(f"# work per orbit: {prediction.tflop_per_orbit:.3g} TFLOP in the UNet{again}, {encoding}")
     known = {name: PEAK_TFLOPS[name] for name in SHOWN}
     peaks = {"this GPU": cfg.check.peak_tflops} if cfg.check.peak_tflops else known
     speeds = ", ".join(f"{name} {prediction.orbits_per_s(peak):.2f}" for name, peak in peaks.items())

@@ -17,7 +17,7 @@ from models.objective import denoising_loss
 from models.trainable import choose_trainable
 from training.launch import Accelerator, describe_launch, gather_objects, make_accelerator
 from training.loading import load_batches, timed_next
-from training.memory import explain_out_of_memory, peak_memory_gib
+from training.memory import explain_out_of_memory, memory_peaks
 from training.prediction import peak_tflops
 from training.saved_model import find_base
 from training.schedule import ema_decay_at
@@ -68,16 +68,16 @@ def measure(cfg: TrainConfig, predicted: dict) -> dict[str, object]:
     steps = cfg.check.measure_steps
     with explain_out_of_memory():
         seconds = run_steps(cfg, accelerator, WARM_UP + steps)
-    peak = max(gather_objects([peak_memory_gib(accelerator.device)]))
+    peaks = gather_objects([memory_peaks(accelerator.device)])
     orbits = steps * cfg.train.batch_size * cfg.train.grad_accum_steps
     speed = orbits / sum(seconds.values())
     measured = {
         "measured_on": f"{device_name(accelerator.device)}; {describe_launch(accelerator)}",
-        "measured_peak_gib": peak,
         "measured_ms": {name: 1000 * value / steps for name, value in seconds.items()},
         "measured_orbits_per_s": speed * accelerator.num_processes,
         "measured_orbits_per_s_per_gpu": speed,
     }
+    measured |= {f"measured_{name.replace('memory_', '')}": max(peak[name] for peak in peaks) for name in peaks[0]}
     if accelerator.is_main_process:
         work = predicted["tflop_per_orbit"] + predicted["encode_tflop_per_orbit"]
         limit = cfg.check.peak_tflops or peak_tflops(device_name(accelerator.device))
@@ -133,12 +133,17 @@ def device_name(device: torch.device) -> str:
 
 def print_measured(measured: dict, predicted: dict, steps: int) -> None:
     print(f"#\n# Measured over {steps} step(s) with random weights, on {measured['measured_on']}")
-    beside = f"predicted {predicted['total_gib']:.1f}"
-    print(
-        f"# peak memory {measured['measured_peak_gib']:.1f} GiB ({beside}, of which validation needs the most or less)"
-    )
+    peak = f"{measured['measured_peak_gib']:.1f} GiB"
+    if "measured_peak_reserved_gib" in measured:
+        reserved = f"{measured['measured_peak_reserved_gib']:.1f} with the allocator's holes"
+        print(f"# peak memory of tensors: {peak}, predicted {predicted['tensors_gib']:.1f}; {reserved}")
+    else:
+        print(
+            f"# peak memory of the whole process: {peak}; predicted, of tensors alone: {predicted['tensors_gib']:.1f}"
+        )
     parts = ", ".join(f"{name} {value:.0f}" for name, value in measured["measured_ms"].items())
-    print(f"# milliseconds a step: {parts}")
+    steps_in_backward = predicted["launch"]["zero_stage"] > 0
+    print(f"# milliseconds a step: {parts}" + (" (which is in backward under DeepSpeed)" if steps_in_backward else ""))
     share = measured["measured_share_of_peak"]
     of_peak = f", {share:.0%} of its peak" if share else "; its peak is not known: set check.peak_tflops"
     print(

@@ -47,7 +47,7 @@ class Counter(TorchDispatchMode):
         self.peak = 0
         self.flop = 0
         held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-        self._known = {tensor.untyped_storage()._cdata for tensor in held}  # which views of weights share
+        self._known = {tensor.untyped_storage()._cdata for tensor in held}  # counted already, or weights
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -76,7 +76,7 @@ class Counter(TorchDispatchMode):
 
 @contextmanager
 def cuda_autocast() -> Iterator[None]:
-    """Within, the CPU's autocast, which works without data, computes in fp32 what a GPU's does: the norms.
+    """Within, the CPU's autocast, under which we count, computes the norms in fp32, as a GPU's does.
 
     The functions are exchanged themselves: a TorchFunctionMode is off while a backward pass computes blocks again.
     """

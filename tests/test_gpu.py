@@ -1,11 +1,14 @@
 """What only a GPU can show: that it computes what the CPU does, and resumes. `make test-gpu`; nobody has run it yet."""
 
 import copy
+import json
 import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
+import main
 from commands.train import encode, train
 from dataset.views import OrbitBatch
 from models.objective import denoising_loss
@@ -74,3 +77,32 @@ def test_a_resumed_run_on_a_gpu_is_the_uninterrupted_one(tiny_config, tmp_path):
         assert update_error(tmp_path / "halves/r", tmp_path / "whole/r", which) < 1e-3
     for mine, other in zip(metrics(tmp_path / "halves/r"), metrics(tmp_path / "whole/r"), strict=True):
         assert mine == pytest.approx(other, rel=1e-3)
+
+
+@pytest.fixture
+def one_gpu_launch(monkeypatch):
+    """As accelerate_config/one_gpu.yaml launches."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()  # it would keep the precision that it was first made with
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.parametrize("trained", ["lora", "temporal", "all"])
+def test_a_step_takes_the_memory_that_is_predicted_within_15_percent(trained, tmp_path, one_gpu_launch):
+    """The real architecture with random weights at 320 px, as `check` measures it: one process, in bf16 by autocast."""
+    words = (
+        "check",
+        "train_config/gpu_16gb_lora.yaml",
+        f"model.train={trained}",
+        f"check.json={tmp_path}/numbers.json",
+    )
+    assert main.main(list(words)) == 0
+    predicted = json.loads((tmp_path / "numbers.json").read_text())["total_gib"]
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if predicted * 1.15 > free:
+        pytest.skip(f"{predicted:.1f} GiB are predicted, and may be 15 % more; {free:.1f} are free")
+    torch.cuda.reset_peak_memory_stats()
+    assert main.main([*words, "check.measure_steps=2"]) == 0
+    found = json.loads((tmp_path / "numbers.json").read_text())
+    assert found["measured_peak_gib"] == pytest.approx(found["tensors_gib"], rel=0.15)

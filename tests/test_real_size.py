@@ -108,5 +108,5 @@ def test_what_check_counts_of_the_real_unet_is_within_a_tenth_of_what_it_saves(c
     unet = full_unet(torch.bfloat16).train()
     checkpoint(unet)
     saved = saved_bytes(unet)
-    print(f"counted {expected / 2**30:.3f} GiB, saved {saved / 2**30:.3f} GiB")
+    print(f"counted {expected / 2**20:.2f} MiB, saved {saved / 2**20:.2f} MiB")
     assert saved == pytest.approx(expected, rel=0.1)

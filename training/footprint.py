@@ -3,16 +3,11 @@
 The arithmetic is explained in docs/engines.md. None of it has been measured on a GPU.
 """
 
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from models.activations import Count, Precision
-from utils.errors import UserError
-from utils.reading import read_yaml
-from utils.schemas import CheckSettings
+from models.activations import Count
+from training.launch_file import Launch
 
-DEFAULT_LAUNCH = "accelerate_config/one_gpu.yaml"
 OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2, "sgd": 0}  # of its states, a trained parameter
 BUCKET = 500_000_000  # gradients that DeepSpeed gathers before it reduces them (reduce_bucket_size)
 GATHERED = 1_000_000_000  # weights that ZeRO-3 holds whole at a time (stage3_max_live_parameters)
@@ -20,78 +15,8 @@ LIBRARIES = 3 << 29  # CUDA's context, cuDNN's and NCCL's workspaces, and what t
 PROCESS = 3 << 30  # of a training process in the machine's memory, its libraries and loaders included: assumed
 # What cards of a nominal size give to torch, in GiB: the least that is told of a 4080, A10, L40S, A100 and H200.
 CARDS = {16: 15.6, 24: 22.0, 48: 44.4, 80: 79.1, 141: 139.8}
+VALIDATION = "validation"
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a run is started, as far as memory depends on it."""
-
-    name: str
-    zero_stage: int  # 0: without DeepSpeed
-    optimizer_on_host: bool
-    weights_on_host: bool
-    bf16: bool
-    num_processes: int
-    num_machines: int
-
-    @property
-    def precision(self) -> Precision:
-        if not self.bf16:
-            return "fp32"
-        return "bf16" if self.zero_stage else "autocast"
-
-    def describe(self) -> str:
-        engine = f"ZeRO-{self.zero_stage}" if self.zero_stage else "DDP" if self.num_processes > 1 else "no engine"
-        host = ", optimizer on the host" if self.optimizer_on_host else ""
-        host += ", weights on the host" if self.weights_on_host else ""
-        return f"{self.name}: {self.num_processes} process(es), {engine}{host}, {self.precision}"
-
-
-def find_launch(check: CheckSettings) -> Launch:
-    """The launch that we run under, or else the one of `check.launch_file`. Raises UserError for a file that is none."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        launch = _launched(os.environ)
-    else:
-        launch = _from_file(Path(check.launch_file or DEFAULT_LAUNCH))
-    if check.num_processes is None:
-        return launch
-    per_machine = max(1, launch.num_processes // launch.num_machines)
-    machines = -(-check.num_processes // per_machine)
-    return replace(launch, num_processes=check.num_processes, num_machines=machines)
-
-
-def _launched(environment) -> Launch:
-    deepspeed = environment.get("ACCELERATE_USE_DEEPSPEED") == "true"
-    count = int(environment.get("WORLD_SIZE", 1))
-    return Launch(
-        "this launch",
-        int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)) if deepspeed else 0,
-        environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none") != "none",
-        environment.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none") != "none",
-        environment["ACCELERATE_MIXED_PRECISION"] == "bf16",
-        count,
-        count // int(environment.get("LOCAL_WORLD_SIZE", count)),
-    )
-
-
-def _from_file(path: Path) -> Launch:
-    raw = read_yaml(path)
-    deepspeed = raw.get("deepspeed_config") or {}
-    try:
-        if "deepspeed_config_file" in deepspeed:
-            raise UserError(f"{path}: a deepspeed_config_file is not read: run check under the launch file instead")
-        return Launch(
-            str(path),
-            int(deepspeed["zero_stage"]) if deepspeed else 0,
-            deepspeed.get("offload_optimizer_device", "none") != "none",
-            deepspeed.get("offload_param_device", "none") != "none",
-            raw["mixed_precision"] == "bf16",
-            int(raw["num_processes"]),
-            int(raw["num_machines"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"check.launch_file: {path} is no launch file of accelerate: {error!r}") from None
 
 
 @dataclass(frozen=True)
@@ -125,6 +50,11 @@ class Footprint:
     def total(self) -> int:
         return max(self.peaks.values())
 
+    @property
+    def tensors(self) -> int:
+        """The most that tensors take while steps are taken: what torch's allocator can tell, and `check` measures."""
+        return max(peak for phase, peak in self.peaks.items() if phase != VALIDATION) - LIBRARIES
+
 
 def footprint(launch: Launch, sizes: Sizes) -> Footprint:
     """The memory of the GPU that needs most, and of a machine."""
@@ -154,7 +84,7 @@ def footprint(launch: Launch, sizes: Sizes) -> Footprint:
     phases = {
         "forward and backward": training,
         "encoding": {"VAE and CLIP at work": sizes.encoding.peak},
-        "validation": {"a copy of the UNet": copy, "sampling and decoding": sizes.sampling.peak},
+        VALIDATION: {"a copy of the UNet": copy, "sampling and decoding": sizes.sampling.peak},
     }
     return Footprint(held, phases, _machine(launch, sizes, whole, optimizer, weight))
 

@@ -12,6 +12,7 @@ from utils.schemas import OptimSettings
 
 log = logging.getLogger("svd_mv")
 NUM_GROUPS = 2
+EIGHT_BITS_ON_HOST = "optim.name=adamw_8bit cannot step in the CPU's memory, where the launch file puts it: use adamw"
 REPLACED = {"lr": float, "weight_decay": float, "fused": bool, "betas": tuple}  # what `hyperparameters` may name
 
 
@@ -58,9 +59,7 @@ def _adamw_8bit(groups: list[dict], optim: OptimSettings, accelerator: Accelerat
         raise UserError(f"optim.name=adamw_8bit needs an NVIDIA GPU, and this is {accelerator.device.type}: use adamw")
     if is_deepspeed(accelerator):
         if accelerator.state.deepspeed_plugin.offload_optimizer_device not in (None, "none"):
-            raise UserError(
-                "optim.name=adamw_8bit cannot step in the CPU's memory, where the launch file puts it: use adamw"
-            )
+            raise UserError(EIGHT_BITS_ON_HOST)
         if accelerator.num_processes > 1:
             log.info(
                 f"ZeRO already divides the optimizer's state by {accelerator.num_processes}: adamw_8bit saves"

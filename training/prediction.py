@@ -7,9 +7,13 @@ import torch
 from models.activations import Precision, count_encoding, count_sampling, count_training
 from models.blank import blank_svd
 from models.checkpointing import checkpoint_blocks
+from models.svd import require_size
 from models.trainable import choose_trainable, count_parameters, trained_parts
-from training.footprint import CARDS, GIB, Footprint, Launch, Sizes, footprint
+from training.footprint import CARDS, GIB, Footprint, Sizes, footprint
+from training.launch_file import Launch
+from training.optimizer import EIGHT_BITS_ON_HOST
 from training.saved_model import find_base
+from utils.errors import UserError
 from utils.schemas import TrainConfig
 
 # Dense bf16, in TFLOP/s, by a part of torch's name of the card. Longer names come first.
@@ -49,6 +53,7 @@ class Prediction:
             "launch": self.launch.__dict__,
             "batch_size": self.batch_size,
             "total_gib": self.footprint.total / GIB,
+            "tensors_gib": self.footprint.tensors / GIB,
             "activations_gib": self.sizes.training.kept / GIB,
             "recomputed_gib": (self.sizes.training.peak - self.sizes.training.kept) / GIB,
             "held_gib": in_gib,
@@ -68,7 +73,9 @@ class Prediction:
 
 
 def predict(cfg: TrainConfig, launch: Launch) -> Prediction:
-    """Predict a step of the config under a launch. Raises UserError for a base that is none."""
+    """Predict a step of the config under a launch. Raises UserError for a base that is none, and for what no run could do."""
+    if cfg.optim.name == "adamw_8bit" and launch.optimizer_on_host:
+        raise UserError(EIGHT_BITS_ON_HOST)
     sizes, trained = count_sizes(cfg, launch.precision)
     return Prediction(launch, cfg.train.batch_size, cfg.model.encoder_dtype, trained, sizes, footprint(launch, sizes))
 
@@ -78,6 +85,7 @@ def count_sizes(cfg: TrainConfig, precision: Precision) -> tuple[Sizes, list[str
     base = find_base(cfg.model, config_only=True)
     with torch.device("meta"):
         unet, encoders = blank_svd(base, cfg.model)
+        require_size(unet, encoders, cfg.data.size_px)
         trained = [choose_trainable(unet, cfg.model, cfg.run.seed)]
     for part, (tensors, parameters) in trained_parts(unet).items():
         trained.append(f"  {part}: {parameters / 1e6:,.2f} M in {tensors} tensors")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import main
+from commands.check_measure import run_steps
+from models.activations import Counter
 
 TINY = ("check", "train_config/tiny_cpu.yaml", "data.size_px=32", "data.num_workers=0")
 
@@ -43,13 +45,38 @@ def test_a_preset_fits_its_card_as_it_says_and_is_predicted_without_weights_and_
         assert found["encode_tflop_per_orbit"] == pytest.approx(30, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("data.size_px=40",), "size_px=40: this model takes views whose side is a multiple of 16 pixels"),
+        (
+            ("optim.name=adamw_8bit", "check.launch_file=accelerate_config/deepspeed_zero_2_offload.yaml"),
+            "optim.name=adamw_8bit cannot step in the CPU's memory",
+        ),
+    ],
+)
+def test_what_no_run_could_do_is_said_before_anything_is_counted(words, error, capsys):
+    assert main.main([*TINY, *words]) == 2
+    assert error in capsys.readouterr().err
+
+
 def test_what_is_there_and_wrong_still_fails(tmp_path, capsys):
     (tmp_path / "meta.jsonl").write_text("no json\n")
     assert main.main([*TINY, f"data.meta={tmp_path}/meta.jsonl"]) == 2
     assert "meta.jsonl:1" in capsys.readouterr().err
 
 
-def test_steps_are_measured_beside_the_prediction(numbers, capsys):
+def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predicted(numbers, capsys, monkeypatch):
+    """A CPU's allocator keeps no peak, so the tensors that are alive in the steps are counted."""
+    peaks = []
+
+    def counted(*args):
+        with Counter([]) as counter:
+            seconds = run_steps(*args)
+        peaks.append(counter.peak / 2**30)
+        return seconds
+
+    monkeypatch.setattr("commands.check_measure.run_steps", counted)
     found = numbers(*TINY, "train.grad_accum_steps=2", "check.measure_steps=2", "check.peak_tflops=1")
     parts = {"data", "encode", "forward and backward", "optimizer", "average"}
     assert found["measured_ms"].keys() == parts and all(value > 0 for value in found["measured_ms"].values())
@@ -58,6 +85,7 @@ def test_steps_are_measured_beside_the_prediction(numbers, capsys):
     work = found["tflop_per_orbit"] + found["encode_tflop_per_orbit"]
     assert found["measured_share_of_peak"] == pytest.approx(found["measured_orbits_per_s"] * work)
     assert found["measured_peak_gib"] > 0
+    assert peaks == [pytest.approx(found["tensors_gib"], rel=0.15)]
     assert (
         "# Measured over 2 step(s) with random weights, on cpu; 1 process trains, under no engine"
         in capsys.readouterr().out

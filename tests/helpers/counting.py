@@ -20,19 +20,20 @@ def counted(model: ModelSettings, checkpoint, precision: str, size_px: int) -> C
 
 
 def saved_bytes(unet: nn.Module) -> int:
-    """The bytes of all tensors but weights that a forward pass at 64 px saves for the backward pass."""
-    weights = {weight.untyped_storage().data_ptr() for weight in unet.parameters()}
+    """The bytes of all tensors but weights that a forward pass at 64 px saves for the backward pass; on the meta device too."""
+    weights = {weight.untyped_storage()._cdata for weight in unet.parameters()}
     saved = {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage  # held, so that no address is used twice
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage  # held, so that no address is used twice
         return tensor
 
-    latents = torch.randn(1, 21, 4, 8, 8)
-    embeds = torch.randn(1, 1, unet.config.cross_attention_dim)
-    cond = Conditioning(latents[:, 0], embeds, torch.tensor([[6.0, 10.0, 0.02]]))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        denoising_loss(unet, latents, cond, torch.ones(1), torch.randn_like(latents))
+    with next(unet.parameters()).device:
+        latents = torch.randn(1, 21, 4, 8, 8)
+        embeds = torch.randn(1, 1, unet.config.cross_attention_dim)
+        cond = Conditioning(latents[:, 0], embeds, torch.tensor([[6.0, 10.0, 0.02]]))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            denoising_loss(unet, latents, cond, torch.ones(1), torch.randn_like(latents))
     return sum(storage.nbytes() for storage in saved.values())

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from models.activations import Count
-from training.footprint import Launch, Sizes, find_launch, footprint
-from utils.errors import UserError
+from training.footprint import Sizes, footprint
+from training.launch_file import Launch, find_launch
 from utils.schemas import CheckSettings
 
 SIZES = Sizes(
@@ -73,29 +73,3 @@ def test_the_ranks_of_a_machine_share_the_loaded_unet_and_an_offloaded_optimizer
     assert eight["while loading"] - 40_000 == 8 * (one["while loading"] - 40_000)
     assert offload["while saving"] - one["while saving"] == 4_000 * (4 + 8 + 4 + 4 + 2)
     assert footprint(launch("deepspeed_zero_2_multi_node"), SIZES).machine["while loading"] == eight["while loading"]
-
-
-def test_the_launch_is_the_one_we_run_under_else_the_file_else_one_gpu(monkeypatch):
-    assert find_launch(CheckSettings()) == launch("one_gpu")
-    assert launch("deepspeed_zero_2", 16).num_machines == 2
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    monkeypatch.setenv("WORLD_SIZE", "16")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    found = launch("one_gpu")
-    assert (found.zero_stage, found.num_processes, found.num_machines, found.precision) == (3, 16, 2, "bf16")
-
-
-@pytest.mark.parametrize(
-    ("text", "fragment"),
-    [
-        ("num_processes: 1", "is no launch file of accelerate: KeyError('mixed_precision')"),
-        ("deepspeed_config: {deepspeed_config_file: x.json}", "a deepspeed_config_file is not read"),
-    ],
-)
-def test_a_launch_file_that_is_none_is_one_error(text, fragment, tmp_path):
-    (tmp_path / "launch.yaml").write_text(text)
-    with pytest.raises(UserError) as error:
-        find_launch(CheckSettings(launch_file=str(tmp_path / "launch.yaml")))
-    assert fragment in str(error.value)

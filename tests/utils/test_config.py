@@ -39,6 +39,12 @@ def test_shipped_configs_load_and_survive_a_round_trip(path, tmp_path):
     assert load_config(TrainConfig, [str(tmp_path / "again.yaml")]) == written
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_whatever_trains_the_real_weights_computes_blocks_again(path):
+    model = load_config(TrainConfig, [str(path)]).model
+    assert model.gradient_checkpointing == (model.base != "tiny_svd")
+
+
 def test_three_configs_are_shipped_and_the_papers_recipe_is_the_papers():
     assert {path.name for path in SHIPPED} >= {"tiny_cpu.yaml", "train_local_svd_mv.yaml", "objaverse_576.yaml"}
     cfg = load_config(TrainConfig, ["train_config/objaverse_576.yaml"])
