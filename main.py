@@ -39,7 +39,7 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
     ),
     "tiny_base": (
         "utils.schemas.TinyBaseConfig",
-        "write a tiny random SVD in the diffusers layout: main.py tiny_base [tiny_base.out=FOLDER]",
+        "pretrain a tiny SVD on turntables: main.py tiny_base train_config/tiny_base.yaml tiny_base.assets=FOLDER",
     ),
     "dummy_objaverse": (
         "utils.schemas_render.DummyObjaverseConfig",

@@ -1,123 +1,242 @@
-"""`main.py tiny_base`: writes a tiny random SVD in the diffusers layout, of the same classes as the real one."""
+"""`main.py tiny_base`: pretrains a small image-to-video SVD on turntables, from assets to a folder in the diffusers layout.
 
+The stages come one after another. What a killed one has done stays: the same command goes on from there.
+"""
+
+import json
+from collections import defaultdict
 from pathlib import Path
+from string import Template
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKLTemporalDecoder,
-    EulerDiscreteScheduler,
-    StableVideoDiffusionPipeline,
-    UNetSpatioTemporalConditionModel,
-)
-from tqdm import tqdm
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from safetensors import safe_open
+from torch import Tensor
+from transformers import CLIPImageProcessor
 
-from dataset.records import Records
-from dataset.views import WHITE, load_orbit
+from commands.cache import cache
+from commands.render import render
+from commands.tiny_base_fit import fit_image_encoder, fit_vae, reconstruction_psnr, retrieval
+from commands.train import train
+from dataset.latents import INDEX, CacheIndex, EncodedOrbit, record_digest, shard_path, write_shard
+from dataset.records import OrbitRecord, Records
+from dataset.views import WHITE, load_views
+from models.tiny import svd_scheduler, tiny_clip, tiny_unet, tiny_vae
 from models.trainable import count_parameters
-from utils.schemas import DataSettings, TinyBaseConfig
+from rendering.toys import write_toys
+from training.checkpoint import checkpoints
+from training.run_folder import run_folder
+from utils.files import new_folder, write_atomically
+from utils.reading import read_json
+from utils.schemas import CacheConfig, CacheSettings, TinyBaseConfig
+from utils.schemas_render import RenderConfig, RenderSettings
 
-EMBED_DIM = 32
-VAE_DATA = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
-CLIP_VIEWS = 7  # views that the VAE sees together; the default of validation.decode_chunk
-
-
-def tiny_base(cfg: TinyBaseConfig) -> None:
-    torch.manual_seed(cfg.tiny_base.seed)
-    folder = Path(cfg.tiny_base.out)
-    vae = tiny_vae()
-    fit_vae(vae, cfg.tiny_base.vae_steps)
-    pipeline = StableVideoDiffusionPipeline(
-        vae=vae,
-        image_encoder=tiny_clip(),
-        unet=tiny_unet(),
-        scheduler=svd_scheduler(),
-        feature_extractor=CLIPImageProcessor(),
-    )
-    pipeline.save_pretrained(folder)
-    sizes = [
-        f"{name} {count_parameters(getattr(pipeline, name))[1] / 1e6:.2f} M"
-        for name in ("unet", "vae", "image_encoder")
-    ]
-    print(f"{folder}: {', '.join(sizes)} parameters")
+TRAINING = "svd_meta.jsonl"
+HELD_OUT = "svd_meta_held_out.jsonl"
+NUM_HELD_OUT = 24  # objects of the assets, and of the toys, that nothing is trained on
+CLIPS_PER_ORBIT = 4
+CARD = Path(__file__).with_name("tiny_base_card.md")
 
 
-def fit_vae(vae: AutoencoderKLTemporalDecoder, steps: int, learning_rate: float = 2e-3) -> None:
-    """Teach the VAE to draw the dummy training orbits, so that a validation shows what the UNet has learned.
-
-    It reconstructs views from latents with a little noise. Then `scaling_factor` is set so that latents have a standard
-    deviation of 1, as those of SVD have.
-    """
-    if not steps:
-        return
-    records = Records(VAE_DATA.meta, VAE_DATA.num_frames)
-    orbits = torch.stack([load_orbit(records[i], VAE_DATA, 0, WHITE).pixels for i in range(len(records))])
-    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
-    for step in tqdm(range(steps), disable=None):
-        optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / 20) * (1 - step / steps)
-        picked = [(int(torch.randint(len(orbits), ())), int(torch.randint(VAE_DATA.num_frames, ()))) for _ in range(2)]
-        views = torch.cat([orbits[orbit].roll(shift, 0)[:CLIP_VIEWS] for orbit, shift in picked])  # 14 3 H W
-        latents = vae.encode(views).latent_dist.mode()
-        decoded = vae.decode(latents + 0.05 * torch.randn_like(latents), num_frames=CLIP_VIEWS).sample
-        loss = F.mse_loss(decoded, views) + 0.1 * F.l1_loss(decoded, views) + 1e-4 * latents.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-    with torch.no_grad():
-        latents = torch.cat([vae.encode(orbit).latent_dist.mode() for orbit in orbits])
-    vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-    print(f"VAE: {steps} steps, last loss {loss.item():.4f}, scaling_factor {vae.config.scaling_factor}")
+def tiny_base(cfg: TinyBaseConfig) -> int:
+    """Returns the exit code: 0, or that of a rendering that was stopped."""
+    work = Path(cfg.tiny_base.work)
+    write_toys(work / "toys", cfg.tiny_base.num_toys, cfg.tiny_base.seed)
+    for light in range(cfg.tiny_base.num_lights):
+        for source, assets in (("assets", Path(cfg.tiny_base.assets)), ("toys", work / "toys")):
+            if (code := render(render_config(cfg, source, assets, light))) > 1:
+                return code
+    gather(cfg, work)
+    start(cfg, work)
+    write_clips(work / TRAINING, Path(cfg.data.meta), cfg.tiny_base.seed)
+    write_clips(work / HELD_OUT, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
+    encode_clips(cfg, work)
+    train(cfg)
+    if checkpoints(run_folder(cfg.run)):
+        finish(cfg, work)
+    return 0
 
 
-def tiny_unet() -> UNetSpatioTemporalConditionModel:
-    return UNetSpatioTemporalConditionModel(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        block_out_channels=(32, 64),
-        num_attention_heads=(2, 4),
-        cross_attention_dim=EMBED_DIM,
-        layers_per_block=1,
-        num_frames=21,
-    )
-
-
-def tiny_vae() -> AutoencoderKLTemporalDecoder:
-    widths = (32, 32, 64, 64)
-    return AutoencoderKLTemporalDecoder(
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        sample_size=64,
-        scaling_factor=0.18215,
-    )
-
-
-def tiny_clip() -> CLIPVisionModelWithProjection:
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            patch_size=32,
-            projection_dim=EMBED_DIM,
+def render_config(cfg: TinyBaseConfig, source: str, assets: Path, light: int) -> RenderConfig:
+    """Each light is a seed, which gives every object another elevation as well. Every other one takes environment maps."""
+    return RenderConfig(
+        render=RenderSettings(
+            assets=str(assets),
+            out=str(Path(cfg.data.root, f"{source}_{light}")),
+            renderer="quick",
+            size_px=cfg.data.size_px,
+            num_views=cfg.data.num_frames,
+            num_samples=4,
+            num_processes=cfg.tiny_base.num_processes,
+            seed=light,
+            hdris=cfg.tiny_base.hdris if light % 2 else None,
+            held_out=NUM_HELD_OUT,
+            sheet_rows=0,
         )
     )
 
 
-def svd_scheduler() -> EulerDiscreteScheduler:
-    """Return a scheduler with the settings of SVD-XT's repository."""
-    return EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        sigma_min=0.002,
-        sigma_max=700.0,
-        steps_offset=1,
-        timestep_spacing="leading",
-        timestep_type="continuous",
-        use_karras_sigmas=True,
+def gather(cfg: TinyBaseConfig, work: Path) -> None:
+    """Write one list of all training orbits, and one of all held-out ones. Their objects differ, under every light."""
+    for name in (TRAINING, HELD_OUT):
+        lines = []
+        for folder in sorted(Path(cfg.data.root).iterdir()):
+            for record in Records(str(folder / name), cfg.data.num_frames):
+                paths = [f"{folder.name}/{path}" for path in record.image_paths]
+                lines.append(
+                    {"id": f"{folder.name}/{record.id}", "image_path": paths, "elevation": record.elevations_deg}
+                )
+        write_jsonl(work / name, lines)
+
+
+def start(cfg: TinyBaseConfig, work: Path) -> None:
+    """Write `model.base`: the VAE and the image encoder, which are trained here, and a UNet with random weights."""
+    folder = Path(cfg.model.base)
+    if folder.exists():
+        return
+    tiny_base = cfg.tiny_base
+    objects = load_objects(cfg, work / TRAINING)
+    held_out = load_objects(cfg, work / HELD_OUT)
+    torch.manual_seed(tiny_base.seed)
+    vae = tiny_vae()
+    fit_vae(vae, torch.cat(objects), tiny_base.vae_steps, tiny_base.seed, work / "vae.pt")
+    clip = tiny_clip()
+    views = [orbits.flatten(0, 1) for orbits in objects]
+    fit_image_encoder(clip, views, tiny_base.image_encoder_steps, tiny_base.seed, work / "image_encoder.pt")
+    found = {
+        "vae_psnr": reconstruction_psnr(vae, torch.cat(held_out)),
+        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], tiny_base.seed),
+        "num_objects": len(objects),
+        "num_orbits": sum(len(orbits) for orbits in objects),
+    }
+    print(f"held-out: VAE {found['vae_psnr']:.2f} dB, image encoder finds the same object in {found['retrieval']:.0%}")
+    pipeline = StableVideoDiffusionPipeline(
+        vae=vae,
+        image_encoder=clip,
+        unet=tiny_unet(),
+        scheduler=svd_scheduler(),
+        feature_extractor=CLIPImageProcessor(),
     )
+    with new_folder(folder) as unfinished:
+        pipeline.save_pretrained(unfinished)
+        (unfinished / "measured.json").write_text(json.dumps(found) + "\n")
+
+
+def load_objects(cfg: TinyBaseConfig, meta: Path) -> list[Tensor]:
+    """Return the orbits of each object, N F 3 H W in 8 bits."""
+    objects = defaultdict(list)
+    for record in Records(str(meta), cfg.data.num_frames):
+        source, _, name = record.id.partition("/")
+        objects[source.partition("_")[0], name].append(load_views(record, cfg.data, 0, WHITE)[0])
+    return [torch.stack(orbits) for orbits in objects.values()]
+
+
+def turntable(kind: int, num_frames: int, random: np.random.Generator) -> np.ndarray:
+    """Return which view each frame shows: one turn or two in either direction, or a swing there and back.
+
+    All of them end where they begin, so that any frame may be the first.
+    """
+    frames = np.arange(num_frames)
+    if kind == 0:
+        return frames
+    if kind == 1:
+        return -frames % num_frames
+    if kind == 2:
+        return frames * random.choice([-2, 2]) % num_frames
+    swing = random.choice([-1, 1]) * random.uniform(0.05, 0.5) * num_frames
+    return np.round(swing * np.sin(2 * np.pi * frames / num_frames)).astype(int) % num_frames
+
+
+def clips_of(record: OrbitRecord, seed: int, number: int, only_turns: bool = False) -> list[np.ndarray]:
+    random = np.random.default_rng([seed, number])
+    kinds = (0,) if only_turns else range(CLIPS_PER_ORBIT)
+    return [turntable(kind, len(record.image_paths), random) for kind in kinds]
+
+
+def write_clips(meta: Path, out: Path, seed: int, only_turns: bool = False) -> None:
+    """Write a record for each clip of each orbit of `meta`: the same images in another order."""
+    lines = []
+    with open(meta, "rb") as file:
+        orbits = [json.loads(line) for line in file]
+    for number, (orbit, record) in enumerate(zip(orbits, Records(str(meta), len(orbits[0]["image_path"])))):
+        for turn, places in enumerate(clips_of(record, seed, number, only_turns)):
+            paths = [record.image_paths[place] for place in places]
+            lines.append({"id": f"{record.id}/clip_{turn}", "image_path": paths, "elevation": orbit["elevation"]})
+    write_jsonl(out, lines)
+
+
+def write_jsonl(path: Path, lines: list[dict]) -> None:
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def encode_clips(cfg: TinyBaseConfig, work: Path) -> None:
+    """Write `data.cache`. Every view is encoded once, and stands in the clips as often as they show it."""
+    views = work / "latents"
+    of_orbits = cfg.data.model_copy(update={"meta": str(work / TRAINING), "cache": None})
+    settings = {name: getattr(cfg, name) for name in type(cfg).model_fields if name not in ("data", "tiny_base")}
+    cache(CacheConfig(data=of_orbits, cache=CacheSettings(out=str(views)), **settings))
+    clips = Path(cfg.data.cache)
+    if clips.exists():
+        return
+    orbits = Records(str(work / TRAINING), cfg.data.num_frames)
+    records = Records(cfg.data.meta, cfg.data.num_frames)
+    index = read_json(views / INDEX, CacheIndex)
+    with new_folder(clips) as unfinished:
+        for shard in range(index.num_shards):
+            numbers = index.records_of(shard)
+            with safe_open(shard_path(views, shard), "pt") as file:
+                encoded = [
+                    clip
+                    for place, number in enumerate(numbers)
+                    for clip in encoded_clips(file, place, number, orbits, records, cfg.tiny_base.seed)
+                ]
+            write_shard(shard_path(unfinished, shard), encoded)
+        changed = {"num_records": len(records), "orbits_per_shard": CLIPS_PER_ORBIT * index.orbits_per_shard}
+        text = json.dumps(index.model_copy(update=changed).model_dump())
+        (unfinished / INDEX).write_text(text + "\n")
+
+
+def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records, seed: int) -> list[EncodedOrbit]:
+    """Return the clips of orbit `number`, which is at `place` in its open shard."""
+    latents, image_embeds, backgrounds, boxes = (
+        file.get_tensor(f"{place}/{name}") for name in ("latents", "image_embeds", "backgrounds", "boxes")
+    )
+    return [
+        EncodedOrbit(
+            latents=latents[:, :, places],
+            image_embeds=image_embeds[:, :, places],
+            backgrounds=backgrounds.clone(),
+            boxes=boxes.clone(),
+            record=record_digest(clips[number * CLIPS_PER_ORBIT + turn]),
+        )
+        for turn, places in enumerate(clips_of(orbits[number], seed, number))
+    ]
+
+
+def finish(cfg: TinyBaseConfig, work: Path) -> None:
+    """Write `tiny_base.out`: the base with the averaged UNet of the newest checkpoint, and its card."""
+    checkpoint = checkpoints(run_folder(cfg.run))[-1]
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(
+        cfg.model.base, unet=UNetSpatioTemporalConditionModel.from_pretrained(checkpoint / "unet_ema")
+    )
+    numbers = json.loads(Path(cfg.model.base, "measured.json").read_text())
+    meta = json.loads((checkpoint / "meta.json").read_text())
+    held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})
+    card = Template(CARD.read_text(encoding="utf-8")).substitute(
+        steps=meta["step"],
+        samples=f"{meta['samples']:,}",
+        num_objects=numbers["num_objects"],
+        num_orbits=f"{numbers['num_orbits']:,}",
+        vae_psnr=f"{numbers['vae_psnr']:.1f}",
+        retrieval=f"{numbers['retrieval']:.0%}",
+        sizes=", ".join(
+            f"{name} {count_parameters(getattr(pipeline, name))[1] / 1e6:.2f} M"
+            for name in ("unet", "vae", "image_encoder")
+        ),
+    )
+    with new_folder(Path(cfg.tiny_base.out)) as unfinished:
+        pipeline.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        (unfinished / "held_out.txt").write_text("".join(f"{name}\n" for name in held_out), encoding="utf-8")
+    print(f"{cfg.tiny_base.out}: step {meta['step']}")

@@ -35,7 +35,7 @@ from training.schedule import due, ema_decay_at, lr_at
 from training.state import prepare
 from training.stop import StopRequests
 from training.trackers import Trackers
-from training.validation import Validation, validation_due
+from training.validation import Validation, summary_of, validation_due
 from training.window import Meter, Window
 from utils.config import to_json
 from utils.schemas import ModelSettings, NoiseSettings, TrainConfig
@@ -74,7 +74,9 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
         state = prepare(svd.unet, cfg.model, cfg.optim, cfg.train, accelerator)
         if resume.checkpoint:
             restore(state, resume.checkpoint, cfg.optim)
-        validation = Validation(folder, held_out, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers)
+        validation = Validation(
+            folder, held_out, records, cfg.data, cfg.validation, encoders, svd.sigma_range, trackers
+        )
         object_fill = views.measure_object_fill() if is_first else None
         share = Share(
             accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
@@ -130,7 +132,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
                 return
             if validates:
                 validation.run(step, state)
-    log.info(f"finished {last_step} steps in {folder}")
+    log.info(f"finished {last_step} steps in {folder}{summary_of(folder)}")
 
 
 def load_start(model: ModelSettings, seed: int, resume: Resume, accelerator: Accelerator) -> Svd:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 STOCK_IDS = ("fps_id", "motion_bucket_id", "noise_aug_strength")
+ELEVATION = "elevation_deg"
 # A dropped id is folded in at this value: the stock pipeline's default (fps 7 gives fps_id 6), or the middle of [-5, 30].
-USUAL_VALUE = {"fps_id": 6.0, "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, "elevation_deg": 12.5}
+USUAL_VALUE = {"fps_id": 6.0, "motion_bucket_id": 127.0, "noise_aug_strength": 0.02, ELEVATION: 12.5}
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,16 @@ class Conditioning:
 
 def added_time_ids(layout: Sequence[str], elevation_deg: Tensor, noise_aug_strength: Tensor) -> Tensor:
     """Return the ids in the order of `layout`: B num_ids, fp32. Ids other than the two given have their usual values."""
-    given = {"elevation_deg": elevation_deg.float(), "noise_aug_strength": noise_aug_strength.float()}
-    columns = [given.get(name, torch.full_like(given["elevation_deg"], USUAL_VALUE[name])) for name in layout]
+    given = {ELEVATION: elevation_deg.float(), "noise_aug_strength": noise_aug_strength.float()}
+    columns = [given.get(name, torch.full_like(given[ELEVATION], USUAL_VALUE[name])) for name in layout]
     return torch.stack(columns, dim=1)
+
+
+def with_elevation(cond: Conditioning, layout: Sequence[str], elevation_deg: float | Tensor) -> Conditioning:
+    """Return the same conditioning with another elevation, for a UNet that is told one."""
+    ids = cond.added_time_ids.clone()
+    ids[:, list(layout).index(ELEVATION)] = elevation_deg
+    return replace(cond, added_time_ids=ids)
 
 
 def drop_conditions(cond: Conditioning, dropped: Tensor) -> Conditioning:

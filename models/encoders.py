@@ -83,11 +83,8 @@ class Encoders:
     @torch.no_grad()
     @tf32_matmuls()
     def image_embeds(self, view: Tensor) -> Tensor:
-        """Embed B 3 H W as B 1 C. As in SVD's pipeline, a view is blurred, resized to 224 by bicubic, and normalised once."""
-        resized = (_resize_with_antialiasing(view, (224, 224)) + 1) / 2
-        mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        normalised = (resized - mean) / std
-        return self.image_encoder(normalised.to(self.dtype)).image_embeds[:, None].float()
+        """Embed B 3 H W as B 1 C."""
+        return self.image_encoder(clip_pixels(view).to(self.dtype)).image_embeds[:, None].float()
 
     @torch.no_grad()
     @tf32_matmuls()
@@ -115,3 +112,10 @@ class Encoders:
         """Decode F 4 h w to F 3 H W in [-1, 1]. The result depends on `decode_chunk`, the views that are decoded together."""
         chunks = (latents / self.vae.config.scaling_factor).split(decode_chunk)
         return torch.cat([self.vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks]).clamp(-1, 1)
+
+
+def clip_pixels(view: Tensor) -> Tensor:
+    """Return what CLIP sees of B 3 H W: as in SVD's pipeline it is blurred, resized to 224 by bicubic, and normalised once."""
+    resized = (_resize_with_antialiasing(view, (224, 224)) + 1) / 2
+    mean, std = (resized.new_tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return (resized - mean) / std

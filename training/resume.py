@@ -39,7 +39,7 @@ class Resume:
     step: int  # steps done
     samples: int  # samples seen
     window: Window  # all ranks' samples that were not logged yet; only the first rank holds them
-    owes_validation: bool  # the checkpoint was saved, and the run ended before its validation was done
+    owes_validation: bool  # that of `step` is still to be done: the run ended before it, or begins with one
 
     def finished(self, max_steps: int) -> bool:
         return self.step >= max_steps and not self.owes_validation
@@ -60,7 +60,7 @@ def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Re
     for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
         remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
-    resume = Resume(None, 0, 0, Window(), owes_validation=False)
+    resume = Resume(None, 0, 0, Window(), owes_validation=cfg.validation.before)
     if checkpoint is not None:
         meta = read_meta(checkpoint)
         step = meta["step"]

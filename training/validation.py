@@ -1,8 +1,9 @@
-"""The validation of a run: held-out orbits give losses, metrics, videos and sheets."""
+"""The validation of a run: held-out orbits, and perhaps some training orbits, give losses, metrics, videos and sheets."""
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from dataset.records import Records
 from dataset.views import WHITE, load_orbit
 from evaluation.held_out import HeldOut, encode_held_out, write_orbit
 from evaluation.metrics import orbit_metrics
+from models.conditioning import ELEVATION, with_elevation
 from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.sampling import sample_orbits
-from training.launch import gather_objects
+from training.launch import Accelerator, gather_objects
 from training.masters import lend_unet
 from training.schedule import due
 from training.state import TrainState
@@ -30,6 +32,7 @@ from utils.schemas import DataSettings, ValidationSettings
 LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)
 SEED = 0
 DONE = "metrics.json"  # written last: it says that a validation is done
+SEEN = "seen_"  # begins the names of what was measured on training orbits
 
 log = logging.getLogger("svd_mv")
 
@@ -45,11 +48,24 @@ def validation_loss(unet: nn.Module, orbit: HeldOut) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class ToMeasure:
+    """An orbit, and whether it is trained on."""
+
+    orbit: HeldOut
+    seen: bool
+    other_elevation_deg: float  # that of another orbit
+
+    def row(self, numbers: dict[str, float]) -> dict[str, float]:
+        return {f"{SEEN if self.seen else ''}{name}": number for name, number in numbers.items()}
+
+
+@dataclass(frozen=True)
 class Validation:
     """Validates when training calls it. It owns no weights."""
 
     folder: Path  # of the run
     records: Records  # held out
+    training_records: Records
     data: DataSettings
     settings: ValidationSettings
     encoders: Encoders
@@ -64,7 +80,7 @@ class Validation:
         folder = validation_folder(self.folder, step)
         folder.mkdir(parents=True, exist_ok=True)
         rows = sorted(gather_objects(self.validate_orbits(folder, state)), key=lambda row: row["name"])
-        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0] if key != "name"}
+        means = mean_of(rows)
         self.trackers.scalars(step, {f"val/{name}": value for name, value in means.items()})
         for row in rows:
             self.trackers.video(step, f"val/{row['name']}", folder / f"{row['name']}.mp4")
@@ -80,24 +96,47 @@ class Validation:
         `loss_raw` is measured with the weights as they are, everything else with their average.
         """
         accelerator = state.accelerator
-        count = min(self.settings.num_records, len(self.records))
-        orbits = []
-        for index in range(accelerator.process_index, count, accelerator.num_processes):
-            record = self.records[index]
-            orbit = load_orbit(record, self.data, 0, WHITE)
-            random = generator(SEED, index, "validation")
-            name = f"{index:03d}_{file_name(record.id)}"
-            orbits.append(encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device))
+        chosen = list(self.to_measure(accelerator))
         unet = lend_unet(state.unet, accelerator)
-        rows = [{"name": orbit.name, "loss_raw": validation_loss(unet, orbit)["loss"]} for orbit in orbits]
+        rows = [
+            {"name": each.orbit.name} | each.row({"loss_raw": validation_loss(unet, each.orbit)["loss"]})
+            for each in chosen
+        ]
         del unet
         with state.ema.in_place_of_masters():
             unet = lend_unet(state.unet, accelerator)
-            for orbit, row in zip(orbits, rows):
+            for each, row in zip(chosen, rows):
+                orbit = each.orbit
                 views = sample_orbits(unet, self.encoders, self.sigma_range, orbit.cond, orbit.noise, self.settings)[0]
-                row |= validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
+                numbers = validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
+                if ELEVATION in self.encoders.layout:
+                    wrong = with_elevation(orbit.cond, self.encoders.layout, each.other_elevation_deg)
+                    numbers["loss_other_elevation"] = validation_loss(unet, replace(orbit, cond=wrong))["loss"]
+                row |= each.row(numbers)
                 write_orbit(folder, orbit, views)
         return rows
+
+    def to_measure(self, accelerator: Accelerator) -> Iterator[ToMeasure]:
+        """Yield this rank's share of the held-out orbits, and of the training orbits that are measured as well."""
+        for records, wanted, seen in (
+            (self.records, self.settings.num_records, False),
+            (self.training_records, self.settings.num_training_records, True),
+        ):
+            count = min(wanted, len(records))
+            for index in range(accelerator.process_index, count, accelerator.num_processes):
+                record = records[index]
+                random = generator(SEED, index, "validation")
+                name = f"{SEEN if seen else ''}{index:03d}_{file_name(record.id)}"
+                orbit = load_orbit(record, self.data, 0, WHITE)
+                encoded = encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device)
+                yield ToMeasure(encoded, seen, records[(index + 1) % count].elevations_deg[0])
+
+
+def mean_of(rows: list[dict]) -> dict[str, float]:
+    """Return the mean of each number over the rows that have it: those of training orbits have other names."""
+    names = dict.fromkeys(name for row in rows for name in row if name != "name")
+    columns = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in columns.items()}
 
 
 def validation_due(step: int, every_steps: int, max_steps: int) -> bool:
@@ -120,3 +159,27 @@ def validation_done(folder: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def summary_of(run_folder: Path) -> str:
+    """Return a table of the first validation, one in the middle and the last, for the end of a run's log; empty without any.
+
+    PSNR and SSIM are those of the novel views.
+    """
+    folders = sorted(path for path in (run_folder / "validation").glob("step_*") if validation_done(path))
+    if not folders:
+        return ""
+    picked = dict.fromkeys((folders[0], folders[len(folders) // 2], folders[-1]))
+    means = {int(path.name.removeprefix("step_")): read_json(path / DONE, _Done).mean for path in picked}
+    lines = ["", f"{'':<28}{'loss':>10}{'other elevation':>18}{'PSNR':>8}{'SSIM':>8}"]
+    last = means[max(means)]
+    for prefix, kind in (("", "held-out orbits"), (SEEN, "training orbits")):
+        if f"{prefix}loss" not in last:
+            continue
+        rows = {f"{kind}, step {step}": (mean, prefix) for step, mean in means.items()}
+        rows[f"{kind}, input view"] = (last, f"{prefix}input_repeated_")
+        for name, (mean, start) in rows.items():
+            cells = (mean.get(f"{start}{key}") for key in ("loss", "loss_other_elevation", "psnr_novel", "ssim_novel"))
+            texts = ("" if cell is None else f"{cell:.3f}" for cell in cells)
+            lines.append("{:<28}{:>10}{:>18}{:>8}{:>8}".format(name, *texts))
+    return "\n".join(lines)

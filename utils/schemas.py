@@ -166,6 +166,10 @@ class ValidationSettings(SamplingSettings):
     every_steps: int = key(500, "validate every so many steps, and at the end; 0: never", "steps", ge=0, le=MAX_STEPS)
     meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
     num_records: int = key(4, "how many of them are used, from the first", "records", ge=1, le=1_000_000)
+    num_training_records: int = key(
+        0, "as many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
+    )
+    before: bool = key(False, "validate before the first step as well")
 
 
 class SourceSettings(Section):
@@ -296,13 +300,24 @@ class CacheConfig(TrainConfig):
 
 
 class TinyBaseSettings(Section):
-    out: str = key("tiny_svd", "where the model is written", "folder")
-    seed: Seed = key(0, "seed of the random weights")
-    vae_steps: int = key(0, "the VAE learns to draw the dummy dataset; tiny_svd has 1500", "steps", ge=0, le=MAX_STEPS)
+    assets: str = key(..., "3D assets to pretrain on, beside toys of our own", "folder")
+    hdris: str | None = key(None, "environment maps, for every other light; null: skies and lamps made by us", "folder")
+    num_toys: int = key(300, "toys of random shapes and colours", "objects", ge=1, le=10_000)
+    num_lights: int = key(
+        2, "how often each object is rendered, each time in another light, from another elevation", ge=1, le=1000
+    )
+    num_processes: int = key(2, "objects rendered at a time", "processes", ge=1, le=1024)
+    vae_steps: int = key(..., "steps of the VAE", "steps", ge=1, le=MAX_STEPS)
+    image_encoder_steps: int = key(..., "steps of the image encoder", "steps", ge=1, le=MAX_STEPS)
+    work: str = key(..., "where toys, lists and what is half done lie", "folder")
+    out: str = key(..., "where the model is written", "folder")
+    seed: Seed = key(0, "seed of toys, clips and random weights")
 
 
-class TinyBaseConfig(Section):
-    tiny_base: TinyBaseSettings = TinyBaseSettings()
+class TinyBaseConfig(TrainConfig):
+    """The training is the UNet's, which `model.base`, `data` and so on belong to; tiny_base writes them first."""
+
+    tiny_base: TinyBaseSettings
 
 
 class SampleConfig(Section):

@@ -126,14 +126,15 @@ def test_a_changed_model_or_noise_section_is_refused_unless_named_and_other_chan
     assert "noise.P_mean, optim.learning_rate, train.max_steps" in capsys.readouterr().out
 
 
-def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_them(tiny_config, tmp_path):
+def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_them(tiny_config, tmp_path, capsys):
     cfg = tiny_config(
-        "run.name=r", "run.tracker=tensorboard", "train.max_steps=2", "validation.every_steps=1",
+        "run.name=r", "run.tracker=tensorboard", "train.max_steps=2", "validation.every_steps=2",
         "validation.num_inference_steps=2", "validation.num_records=2",
+        "validation.before=true", "validation.num_training_records=1",
         "optim.learning_rate=1e-30", "optim.weight_decay=0", "optim.warmup_steps=0",
     )  # fmt: skip
     train(cfg)
-    reports = [json.loads((tmp_path / f"r/validation/step_000000{step}/metrics.json").read_text()) for step in (1, 2)]
+    reports = [json.loads((tmp_path / f"r/validation/step_000000{step}/metrics.json").read_text()) for step in (0, 2)]
     assert reports[0]["mean"] == reports[1]["mean"], "fixed seeds: unchanged weights give unchanged numbers"
     mean = reports[0]["mean"]
     assert (
@@ -141,24 +142,34 @@ def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_
     )
     assert mean["input_repeated_psnr_all"] > mean["input_repeated_psnr_novel"] > 5, "the input view is only in `all`"
     assert {"psnr_novel", "psnr_all", "ssim_novel", "ssim_all", "input_repeated_ssim_novel"} <= mean.keys()
+    assert {f"seen_{name}" for name in mean if not name.startswith("seen_")} == {
+        name for name in mean if name.startswith("seen_")
+    }
+    assert mean["loss_other_elevation"] == mean["loss"], "the base knows no elevation"
+    summary = capsys.readouterr().out.partition("finished 2 steps")[2].splitlines()
+    assert [line.split("  ")[0] for line in summary[2:]] == [
+        f"{kind} orbits, {row}" for kind in ("held-out", "training") for row in ("step 0", "step 2", "input view")
+    ]
+    assert f"{mean['seen_psnr_novel']:.3f}" in summary[-2]
     folder = tmp_path / "r/validation/step_0000002"
     assert sorted(path.name for path in folder.iterdir()) == [
         "000_table.mp4", "000_table.png", "001_boat.mp4", "001_boat.png", "metrics.json",
+        "seen_000_car.mp4", "seen_000_car.png",
     ]  # fmt: skip
     assert read_mp4(folder / "000_table.mp4").shape == (21, 32, 96, 3)
     assert Image.open(folder / "000_table.png").size[0] > 21 * 96
     lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "val/loss" in line] == [1, 2]
+    assert [line["step"] for line in lines if "val/loss" in line] == [0, 2]
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "r/tensorboard"), size_guidance={"images": 0}).Reload()
-    assert [event.step for event in events.Scalars("val/psnr_novel")] == [1, 2]
+    assert [event.step for event in events.Scalars("val/psnr_novel")] == [0, 2]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(
         [line["train/loss"] for line in metrics(tmp_path / "r")]
     )
     videos = events.Images("val/000_table")
-    assert [video.step for video in videos] == [1, 2] and videos[0].encoded_image_string[:6] == b"GIF89a"
+    assert [video.step for video in videos] == [0, 2] and videos[0].encoded_image_string[:6] == b"GIF89a"
 
 
 def test_a_run_stopped_between_saving_and_validating_validates_when_it_goes_on(tiny_config, tmp_path):

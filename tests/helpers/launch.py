@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "PYTEST_"))}
 LAUNCHER = ("-m", "accelerate.commands.launch")
+TINY = "train_config/tiny_cpu.yaml"
+PORT = ("--main_process_port", "0")  # any free one
 PATIENCE_S = 300
 
 

@@ -1,0 +1,78 @@
+"""What the tiny base is trained on, and how its two encoders are trained. The whole pretraining takes hours."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from commands import tiny_base_fit
+from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
+from commands.tiny_base_fit import contrastive_loss
+from dataset.records import Records
+from models.tiny import tiny_vae
+from rendering.toys import draw_toy, to_glb
+
+
+def test_every_clip_is_a_closed_loop_of_even_turns_or_a_swing():
+    random = np.random.default_rng(0)
+    for kind in range(CLIPS_PER_ORBIT):
+        for _ in range(50):
+            places = turntable(kind, 21, random)
+            steps = (np.diff(places, append=places[0]) + 10) % 21 - 10
+            assert places[0] == 0 and steps.sum() % 21 == 0
+            if kind == 0:
+                assert set(steps) == {1}
+            elif kind == 1:
+                assert set(steps) == {-1}
+            elif kind == 2:
+                assert set(steps) in ({2}, {-2})
+            else:
+                assert steps.sum() == 0 and abs(steps).max() <= 4 and steps.any()
+
+
+def test_clips_are_the_views_of_their_orbit_and_the_same_every_time(tmp_path):
+    for name in ("one.jsonl", "two.jsonl"):
+        write_clips("svd_meta.jsonl", tmp_path / name, seed=3)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    orbits = Records("svd_meta.jsonl", 21)
+    clips = Records(str(tmp_path / "one.jsonl"), 21)
+    assert len(clips) == CLIPS_PER_ORBIT * len(orbits)
+    for number, clip in enumerate(clips):
+        orbit = orbits[number // CLIPS_PER_ORBIT]
+        assert set(clip.image_paths) <= set(orbit.image_paths) and clip.elevations_deg == orbit.elevations_deg
+    assert clips[0].image_paths == orbits[0].image_paths
+
+
+def test_a_toy_follows_from_its_seed():
+    one, again, other = (to_glb(draw_toy(np.random.default_rng(seed))) for seed in ([0, 1], [0, 1], [0, 2]))
+    assert one == again != other and one[:4] == b"glTF"
+
+
+def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    orbits = torch.randint(256, (2, 5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(tiny_base_fit, "SAVE_EVERY_STEPS", 2)
+
+    def fitted(state, stopped=False) -> nn.Module:
+        torch.manual_seed(0)
+        vae = tiny_vae()
+        if stopped:
+            save = tiny_base_fit._save
+            monkeypatch.setattr(tiny_base_fit, "_save", lambda *words: (save(*words), 1 / 0))
+            with pytest.raises(ZeroDivisionError):
+                tiny_base_fit.fit_vae(vae, orbits, 3, 0, state)
+            monkeypatch.setattr(tiny_base_fit, "_save", save)
+            vae = tiny_vae()
+        tiny_base_fit.fit_vae(vae, orbits, 3, 0, state)
+        return vae
+
+    whole, resumed = fitted(tmp_path / "whole.pt"), fitted(tmp_path / "resumed.pt", stopped=True)
+    assert whole.config.scaling_factor == resumed.config.scaling_factor != 1
+    for ours, theirs in zip(resumed.state_dict().values(), whole.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_contrastive_loss_is_lowest_where_pairs_agree_and_all_others_differ():
+    apart = torch.eye(4).repeat(2, 1)
+    assert contrastive_loss(apart) < 0.01
+    assert contrastive_loss(torch.ones(8, 4) / 2) == pytest.approx(np.log(7), rel=1e-5)
+    assert contrastive_loss(apart[torch.tensor([0, 1, 2, 3, 1, 0, 3, 2])]) > 10
