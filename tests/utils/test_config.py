@@ -10,7 +10,8 @@ from utils.config import dotted_keys, load_config, to_yaml
 from utils.errors import UserError
 from utils.schemas import CheckSettings, TrainConfig
 
-SHIPPED = sorted(Path(__file__).parents[2].glob("train_config/*.yaml"))
+ALL = Path(__file__).parents[2].glob("train_config/*.yaml")
+SHIPPED = sorted(path for path in ALL if path.name != "tiny_base.yaml")  # which is of another command
 MINIMAL = """
 run: {name: x}
 data: {root: r, meta: m}
