@@ -73,7 +73,7 @@ def footprint(launch: Launch, sizes: Sizes) -> Footprint:
     }
     training = {
         "gradients": whole,
-        "engine's buckets": _buckets(launch, sizes, weight),
+        "engine's buckets": _buckets(launch, weight),
         "activations": sizes.training.kept,
         "a block computed again": sizes.training.peak - sizes.training.kept,
     }
@@ -96,7 +96,7 @@ def _weights(launch: Launch, sizes: Sizes, weight: int) -> int:
     return divided + min(sizes.parameters, GATHERED) * weight
 
 
-def _buckets(launch: Launch, sizes: Sizes, weight: int) -> int:
+def _buckets(launch: Launch, weight: int) -> int:
     """Gradients on their way to other ranks: one bucket fills, and a copy of it is sent. DDP's buckets are the gradients."""
     return 2 * BUCKET * weight if launch.zero_stage else 0
 
