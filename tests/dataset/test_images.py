@@ -90,6 +90,22 @@ def test_a_view_is_its_composite_in_floats_resized_in_floats_to_half_a_step_of_8
     assert error.abs().max() < 1 / 255
 
 
+@pytest.mark.parametrize("size_px", [128, 64, 96, 50, 127, 200])
+def test_the_part_that_shows_something_is_resized_as_the_whole_would_be(size_px):
+    random = np.random.default_rng(0)
+    background = torch.tensor([1.0, 0.2, 0.0])
+    for first, end in ((0, 1), (0, 128), (30, 31), (37, 90), (120, 128), (50, 50)):
+        noise = np.zeros((128, 128, 4), np.uint8)
+        noise[first:end, 10:70] = random.integers(0, 256, (end - first, 60, 4))
+        for box in (square_box((128, 128)), (-20, 5, 90, 115), (100, 0, 140, 40)):
+            view = to_view(Image.fromarray(noise), box, size_px, background)
+            whole = Image.new("RGB", (box[2] - box[0],) * 2, tuple((background * 255).round().int().tolist()))
+            whole.paste(Image.fromarray(noise), (-box[0], -box[1]), mask=Image.fromarray(noise))
+            levels = torch.from_numpy(np.array(whole)).permute(2, 0, 1)[None].float()
+            expected = F.interpolate(levels, size=(size_px, size_px), mode="bicubic", antialias=True)[0].clamp(0, 255)
+            assert (view - expected).abs().max() <= 0.51
+
+
 def test_the_colour_of_transparent_pixels_does_not_bleed_into_the_edge():
     white_disc = np.array(disc(colour=(255, 255, 255)))
     white_disc[white_disc[..., 3] == 0, :3] = (0, 0, 0)
