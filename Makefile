@@ -1,4 +1,4 @@
-# make train | test | test-slow | test-gpu | lint | format      VENV=path: use another environment; what it holds is not reinstalled
+# make train | test | test-slow | test-gpu | bench | lint | format      VENV=path: use another environment; what it holds is not reinstalled
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
@@ -13,7 +13,7 @@ print(*[l for l in lines if re.sub("[-_.]+", "-", l.split("==")[0]).lower() not 
 endef
 export MISSING
 
-.PHONY: setup train test test-slow test-gpu lint format
+.PHONY: setup train test test-slow test-gpu bench lint format
 setup:
 	@if [ ! -x $(RUN) ]; then \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -34,6 +34,9 @@ test-slow: setup
 
 test-gpu: setup
 	$(RUN) -m pytest -m gpu $(ARGS)
+
+bench: setup
+	$(RUN) benchmarks/bench.py $(ARGS)
 
 lint: setup
 	$(RUN) -m ruff format --check .

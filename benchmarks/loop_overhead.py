@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -23,72 +24,73 @@ from utils.config import load_config
 from utils.schemas import TrainConfig
 
 
-def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    bare: list[float] = []  # seconds
-    ours: list[float] = []  # seconds
-    marks: list[float] = []  # when the loop's steps began
-    prepared = {}
-    original_prepare = loop.prepare
+class Interleaved:
+    """A training in which a bare step is taken before each step of the loop. The data wait: only the first batch is loaded."""
 
-    def prepare(unet, *arguments, **keywords):
-        prepared["unet"] = copy.deepcopy(unet).train()
-        prepared["optimizer"] = make_optimizer(prepared["unet"], cfg.optim, arguments[-1])
-        return original_prepare(unet, *arguments, **keywords)
+    def __init__(self, steps: int, *words: str, with_encoders: bool = False):
+        self.bare: list[float] = []  # seconds
+        self.ours: list[float] = []  # seconds
+        self._mark: float | None = None  # when the loop's step began
+        self._prepare = loop.prepare
+        with tempfile.TemporaryDirectory() as folder:
+            quiet = ("run.tracker=none", "data.num_workers=0", "validation.every_steps=0", "train.save_every_steps=0")
+            words = ("train_config/tiny_cpu.yaml", f"run.dir={folder}", *quiet, f"train.max_steps={steps + 1}", *words)
+            self.cfg = load_config(TrainConfig, [*words])
+            ours = {"prepare": self.prepare, "timed_next": self.timed_next}
+            with mock.patch.multiple(loop, **ours | ({} if with_encoders else {"encode": self.encode})):
+                loop.train(self.cfg)
+        warm = steps // 4
+        self.bare = self.bare[warm:steps]
+        self.ours = self.ours[warm:]
 
-    def bare_step(cfg) -> None:
-        unet = prepared["unet"]
-        shape = (cfg.train.batch_size, cfg.data.num_frames, 8, cfg.data.size_px // 8, cfg.data.size_px // 8)
+    def ratio(self) -> float:
+        return statistics.median(self.ours) / statistics.median(self.bare)
+
+    def prepare(self, unet, *arguments, **keywords):
+        self.unet = copy.deepcopy(unet).train()
+        self.optimizer = make_optimizer(self.unet, self.cfg.optim, arguments[-1])
+        return self._prepare(unet, *arguments, **keywords)
+
+    def bare_step(self) -> None:
+        side = self.cfg.data.size_px // 8
+        shape = (self.cfg.train.batch_size, self.cfg.data.num_frames, 8, side, side)
         sample = torch.randn(shape)
-        target = torch.randn(*shape[:2], 4, *shape[3:])
-        embeds = torch.randn(shape[0], 1, unet.config.cross_attention_dim)
+        target = torch.randn(*shape[:2], 4, side, side)
+        embeds = torch.randn(shape[0], 1, self.unet.config.cross_attention_dim)
         ids = torch.rand(shape[0], 3)
         started = time.perf_counter()
-        output = unet(sample, torch.rand(shape[0]), embeds, ids, return_dict=False)[0]
+        output = self.unet(sample, torch.rand(shape[0]), embeds, ids, return_dict=False)[0]
         (output - target).square().mean().backward()
-        prepared["optimizer"].step()
-        prepared["optimizer"].zero_grad()
-        bare.append(time.perf_counter() - started)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.bare.append(time.perf_counter() - started)
 
-    def timed_next(batches):
+    def timed_next(self, batches, *_):
         """Note the end of the loop's last step, take a bare step, and start the clock again. A step of the loop begins here."""
-        if marks:
-            ours.append(time.perf_counter() - marks[-1])
-        if "orbits" not in prepared:
-            prepared["orbits"] = next(batches)
-        bare_step(cfg)
-        marks.append(time.perf_counter())
-        return prepared["orbits"], 0.0
+        if self._mark is None:
+            self.orbits = next(batches)
+        else:
+            self.ours.append(time.perf_counter() - self._mark)
+        self.bare_step()
+        self._mark = time.perf_counter()
+        return self.orbits, 0.0
 
-    def encode(orbit, encoders, seed, noise, device):
+    def encode(self, orbits, encoders, seed, noise, device):
         """Return the real draws, with latents and conditioning that need no VAE and no CLIP."""
-        side = cfg.data.size_px // 8
-        draws = draw(
-            seed, orbit.n, noise, (cfg.data.num_frames, 4, side, side), (3, cfg.data.size_px, cfg.data.size_px)
-        )
-        cond = Conditioning(draws.noise[:, 0], torch.ones(len(orbit.n), 1, 32), torch.ones(len(orbit.n), 3))
+        size_px = self.cfg.data.size_px
+        shape = (self.cfg.data.num_frames, 4, size_px // 8, size_px // 8)
+        draws = draw(seed, orbits.n, noise, shape, (3, size_px, size_px))
+        cond = Conditioning(draws.noise[:, 0], torch.ones(len(orbits.n), 1, 32), torch.ones(len(orbits.n), 3))
         return draws.noise.flip(0), cond, draws
 
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [
-            f"run.dir={folder}",
-            "run.tracker=none",
-            "data.num_workers=0",
-            "validation.every_steps=0",
-            "train.save_every_steps=0",
-        ]
-        cfg = load_config(
-            TrainConfig, ["train_config/tiny_cpu.yaml", *overrides, f"train.max_steps={steps + 1}", *sys.argv[2:]]
-        )
-        loop.prepare = prepare
-        loop.timed_next = timed_next
-        loop.encode = encode
-        loop.train(cfg)
-    warm = steps // 4
-    bare_ms, ours_ms = (1000 * statistics.median(times[warm:]) for times in (bare[:steps], ours))
-    differences = [1000 * (a - b) for a, b in zip(ours[warm:], bare[warm:])]
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    run = Interleaved(steps, *sys.argv[2:])
+    bare_ms, ours_ms = (1000 * statistics.median(times) for times in (run.bare, run.ours))
+    differences = [1000 * (a - b) for a, b in zip(run.ours, run.bare)]
     print(
-        f"bare step {bare_ms:.1f} ms, the loop's step {ours_ms:.1f} ms: {ours_ms - bare_ms:+.1f} ms ({ours_ms / bare_ms - 1:+.1%})"
+        f"bare step {bare_ms:.1f} ms, the loop's step {ours_ms:.1f} ms: {ours_ms - bare_ms:+.1f} ms ({run.ratio() - 1:+.1%})"
     )
     print(f"median of the {len(differences)} differences {statistics.median(differences):+.1f} ms")
 
