@@ -5,6 +5,9 @@ import json
 import os
 from pathlib import Path
 
+from diffusers import UNetSpatioTemporalConditionModel
+
+from commands.check_data import check_data
 from commands.check_measure import measure
 from dataset.records import Records, in_both
 from dataset.views import try_images
@@ -12,17 +15,22 @@ from training.footprint import CARDS, GIB
 from training.launch_file import find_launch
 from training.prediction import PEAK_TFLOPS, SHARE, SHOWN, Prediction, predict
 from training.run_folder import run_folder
+from training.saved_model import find_base
 from utils.config import to_yaml
 from utils.errors import cut
 from utils.files import write_atomically
 from utils.schemas import TrainConfig
 
 
-def check(cfg: TrainConfig) -> None:
+def check(cfg: TrainConfig) -> int:
+    """Return the exit code: 1 if training would end because of its data."""
     is_first = os.environ.get("RANK", "0") == "0"
     numbers = {}
     if is_first:
         print_config(cfg)
+        warn_of_size(cfg)
+        if cfg.check.data and check_data(cfg):
+            return 1
         print_data(cfg)
         prediction = predict(cfg, find_launch(cfg.check))
         print_prediction(prediction, cfg)
@@ -31,6 +39,7 @@ def check(cfg: TrainConfig) -> None:
         numbers |= measure(cfg, numbers)
     if cfg.check.json and is_first:
         write_atomically(Path(cfg.check.json), json.dumps(numbers, indent=1) + "\n")
+    return 0
 
 
 def print_config(cfg: TrainConfig) -> None:
@@ -39,6 +48,18 @@ def print_config(cfg: TrainConfig) -> None:
     print(f"{text.getvalue()}\n# run folder: {run_folder(cfg.run)}")
     share = 100 * cfg.optim.warmup_steps / cfg.train.max_steps
     print(f"# {cfg.optim.warmup_steps} of {cfg.train.max_steps} steps are warm-up ({share:.0f} %)")
+
+
+def warn_of_size(cfg: TrainConfig) -> None:
+    """Say so if the views are far from what the base knows. SVD's 576 x 1024 pixels are those of a square of 768."""
+    latent_side = UNetSpatioTemporalConditionModel.load_config(find_base(cfg.model, config_only=True).unet)[
+        "sample_size"
+    ]
+    known_px = 8 * latent_side
+    if not 0.5 <= cfg.data.size_px / known_px <= 1.5:
+        print(
+            f"# warning: data.size_px={cfg.data.size_px} is far from the {known_px} pixels a side that the base knows"
+        )
 
 
 def print_data(cfg: TrainConfig) -> None:

@@ -5,14 +5,11 @@ Angles come from the cameras. Images stay where they are, but for those in tars 
 
 import os
 import signal
-import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from pydantic import RootModel
-from tqdm import tqdm
 
 from dataset.importers import parquet
 from dataset.importers.formats import detect, find_items, stays_in_place
@@ -22,11 +19,10 @@ from dataset.importers.source import SourceItem
 from dataset.importers.work import Task, import_all
 from utils.errors import UserError
 from utils.files import user_path
+from utils.progress import Progress
 from utils.reading import read_json
 from utils.schemas_import import ImportOrbitsConfig
 from utils.signals import StopSignals
-
-PROGRESS_S = 60  # between two lines that say how far it is, where there is no terminal
 
 
 class Licenses(RootModel[dict[str, str]]):
@@ -81,17 +77,11 @@ def look_at_all(
     """Write a line into the journal for every object that has none, until asked to stop."""
     done = folder.done()
     todo = [item for item in items if item.id not in done]
-    seen = len(items) - len(todo)
-    printed = time.monotonic()
-    with tqdm(total=len(items), initial=seen, unit="object", disable=not sys.stderr.isatty()) as bar:
+    with Progress(len(items), "objects", done=len(items) - len(todo)) as progress:
         try:
             for lines in import_all(todo, task, num_processes):
                 folder.add(lines)
-                bar.update(len(lines))
-                seen += len(lines)
-                if bar.disable and time.monotonic() - printed > PROGRESS_S:
-                    printed = time.monotonic()
-                    print(f"{seen} of {len(items)} objects", flush=True)
+                progress.advance(len(lines))
                 if stop_requested():
                     return
         except BrokenProcessPool:

@@ -19,6 +19,7 @@ from utils.reading import parse_json_line
 MAX_LINE_BYTES = 1 << 24
 RULES = 1  # goes up when a line is checked for more than before
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
+TRAINED_ELEVATIONS_DEG = (-5, 30)  # of the paper's data
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,10 @@ class Records:
         """Parse every line; return where each record begins, and the number of its line."""
         offsets = array("q")
         lines = array("i")
-        offset = 0
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            if line.strip():
-                parse_record(line, f"{self.path}:{number}", self.num_frames)
-                offsets.append(offset)
-                lines.append(number)
-            offset += len(line)
+        for number, offset, line in numbered_lines(file):
+            parse_record(line, f"{self.path}:{number}", self.num_frames)
+            offsets.append(offset)
+            lines.append(number)
         if not offsets:
             raise UserError(f"{self.path}: holds no record")
         return np.array(offsets, dtype=np.int64), np.array(lines, dtype=np.int32)
@@ -76,6 +74,18 @@ class Records:
         with open_file(self.path) as file:
             file.seek(self._offsets[index])
             return parse_record(file.readline(), f"{self.path}:{self._lines[index]}", self.num_frames)
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number, the offset and the content of each line that is not empty. A line that is too long comes cut."""
+    offset = 0
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        if line.strip():
+            yield number, offset, line
+        offset += len(line)
+        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            offset += len(line)
 
 
 def evenly_spread(records: Records, count: int) -> Iterator[OrbitRecord]:

@@ -1,5 +1,6 @@
 """The torch Dataset: a sample's number gives the views of one orbit, which starts anywhere on it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,30 +67,41 @@ def load_orbit(record: OrbitRecord, data: DataSettings, start: int, background: 
 def load_views(record: OrbitRecord, data: DataSettings, start: int, background: Tensor) -> tuple[Tensor, Box]:
     """F 3 H W in 8 bits, and the square that they were cropped to. Raises UserError with the image's path."""
     images = _open_views(record, data, start, data.num_frames)
-    box = _shared_box(images, data, record.place)
+    box = shared_box(images, data, record.place)
     return torch.stack([to_view(image, box, data.size_px, background) for image in images]), box
+
+
+def open_views(record: OrbitRecord, data: DataSettings, views: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:
+    """Open some of a record's views, one after the other, and give each with its path. Raises UserError with the path."""
+    for view in views:
+        path = Path(data.root, record.image_paths[view])
+        yield str(path), open_rgba(path)
 
 
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
     """The first `num_frames` of the orbit's `data.num_frames` views, all of one size. Raises UserError with the place."""
     num_views = len(record.image_paths)
     places = [(start + frame * (num_views // data.num_frames)) % num_views for frame in range(num_frames)]
-    paths = [Path(data.root, record.image_paths[place]) for place in places]
     images: list[Image.Image] = []
-    for path in paths:
-        image = open_rgba(path)
+    for name, image in open_views(record, data, places):
         images.append(image)
         if image.size != images[0].size:
-            raise UserError(f"{record.place}: {path} is {image.size}, the orbit's other views are {images[0].size}")
-        if (pixels := image.width * image.height * num_frames) > MAX_ORBIT_PIXELS:
-            raise UserError(
-                f"{record.place}: {num_frames} views of {image.width} x {image.height} have {pixels:,} pixels together,"
-                f" the limit is {MAX_ORBIT_PIXELS:,}: make them smaller"
-            )
+            raise UserError(f"{record.place}: {name} is {image.size}, the orbit's other views are {images[0].size}")
+        check_pixels(image, num_frames, record.place)
     return images
 
 
-def _shared_box(images: list[Image.Image], data: DataSettings, place: str) -> Box:
+def check_pixels(image: Image.Image, num_frames: int, place: str) -> None:
+    """Raises UserError naming `place` if so many views of this size are more than we are ready to hold in memory."""
+    if (pixels := image.width * image.height * num_frames) > MAX_ORBIT_PIXELS:
+        raise UserError(
+            f"{place}: {num_frames} views of {image.width} x {image.height} have {pixels:,} pixels together,"
+            f" the limit is {MAX_ORBIT_PIXELS:,}: make them smaller"
+        )
+
+
+def shared_box(images: list[Image.Image], data: DataSettings, place: str) -> Box:
+    """The square that all views of a circle are cropped to. Raises UserError naming `place` if it is too large."""
     if data.object_fill is None:
         box = square_box(images[0].size)
     else:
@@ -108,7 +120,7 @@ def measure_object_fill(records: Records, data: DataSettings, num_records: int =
         num_frames = 1 if data.object_fill is None else data.num_frames  # a crop is shared by all views
         images = _open_views(record, data, turn * 8 % len(record.image_paths), num_frames)
         alpha = images[0].getchannel("A")
-        frame = _shared_box(images, data, record.place)
+        frame = shared_box(images, data, record.place)
         if (box := alpha.getbbox()) and alpha.getextrema()[0] < 255:
             shares.append(max(box[2] - box[0], box[3] - box[1]) / (frame[2] - frame[0]))
     return round(float(np.median(shares)), 4) if shares else None

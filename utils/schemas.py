@@ -265,6 +265,19 @@ with warnings.catch_warnings():
             None, "what the GPU can compute in bf16; null: as known of common ones", "TFLOP/s"
         )
         json: str | None = key(None, "where all the numbers are written as well; null: nowhere", "file")
+        data: bool = key(False, "look at every record and image, in data.num_workers processes, and list all problems")
+        report: str | None = key(
+            None, "where problems.txt and sheets of orbits are written; null: problems are only printed", "folder"
+        )
+        write_clean: str | None = key(
+            None, "where the lines of data.meta without a problem are written, as they are; null: nowhere", "file"
+        )
+
+        @model_validator(mode="after")
+        def _they_follow_from_the_data(self):
+            if not self.data and (self.report or self.write_clean):
+                raise ValueError("report and write_clean need check.data=true")
+            return self
 
 
 class TrainConfig(Section):

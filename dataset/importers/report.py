@@ -9,10 +9,9 @@ import numpy as np
 from dataset.importers.output import ACCEPTED, FAILURES, REJECTED, ImportFolder
 from dataset.importers.source import Refusal, SourceItem
 from dataset.importers.work import Task, read_object
+from dataset.records import TRAINED_ELEVATIONS_DEG
 from utils.errors import UserError
 from utils.sheets import label, sheet, spread, tiles
-
-TRAINED_ELEVATIONS_DEG = (-5, 30)  # of the paper's data
 
 
 class Counts:
