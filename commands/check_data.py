@@ -23,6 +23,7 @@ from utils.sheets import label, sheet
 
 SHEET_ROWS = 24
 PROBLEMS, ORBITS, WRONG = "problems.txt", "orbits.png", "problems.png"  # in check.report
+TURNS_BACK = "it turns the other way than the rest, or is misread: look at it"
 SHOWN = 8  # problems of a kind that are printed where check.report has them all
 
 
@@ -138,6 +139,7 @@ class Tally:
     evidence: dict[int, float] = field(default_factory=dict)  # of the way they turn
     open_ends: list[bool] = field(default_factory=list)
     good: set[int] = field(default_factory=set)  # lines without a problem
+    backwards: list[Look] = field(default_factory=list)  # the first that turn clockwise, to be drawn if others do not
 
     def note(self, index: int, look: Look) -> None:
         if not look.problems:
@@ -146,6 +148,8 @@ class Tally:
             self.elevations[index] = look.elevation_deg
         if look.evidence is not None:
             self.evidence[index] = look.evidence
+            if look.evidence <= -STRONG and len(self.backwards) < SHEET_ROWS:
+                self.backwards.append(look)
         if look.ends_open is not None:
             self.open_ends.append(look.ends_open)
 
@@ -161,8 +165,14 @@ def look_at_file(lines: Lines, findings: Findings, seen: dict[int, str], trained
             findings.draw(look, index in lines.drawn)
             tally.note(index, look)
             progress.advance()
-        for place, kind, text in [*turn_problems(lines, tally), *elevation_problems(lines, tally, trained)]:
+        found = [*turn_problems(lines, tally), *elevation_problems(lines, tally, trained)]
+        for place, kind, text in found:
             findings.add(place, kind, text, progress)
+    named = {place for place, _, _ in found}
+    for look in tally.backwards:
+        if look.place in named:
+            look.problems.append(("turn", TURNS_BACK))
+            findings.draw(look, is_drawn=False)
     return tally
 
 
@@ -173,7 +183,7 @@ def turn_problems(lines: Lines, tally: Tally) -> Iterator[tuple[str, str, str]]:
         yield str(lines.path), "turn", text
     for index in (index for index, value in tally.evidence.items() if value * way <= -STRONG):
         tally.good.discard(index)
-        yield lines.place(index), "turn", "it turns the other way than the rest, or is misread: look at it"
+        yield lines.place(index), "turn", TURNS_BACK
     count, total = sum(tally.open_ends), len(tally.open_ends)
     if surely_more_than(count, total) > USUALLY_LAST:
         text = f"in {count} of {total} orbits the step from the last view to the first is the largest"
@@ -199,9 +209,8 @@ def elevation_problems(lines: Lines, tally: Tally, trained: Tally | None) -> Ite
     for whose, (low, high) in limits.items():
         outside = [int(lines.numbers[index]) for index, value in tally.elevations.items() if not low <= value <= high]
         if outside:
-            text = (
-                f"{len(outside)} orbits are outside the {low:g} to {high:g} degrees of {whose}: lines {ranges(outside)}"
-            )
+            count = f"{len(outside)} of {len(tally.elevations)} orbits, in lines {ranges(outside)}"
+            text = f"outside the {low:g} to {high:g} degrees of {whose}: {count}"
             yield str(lines.path), "elevation", text
 
 

@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 from dataset.records import OrbitRecord, parse_record
-from dataset.turning import HEIGHT, MIN_VIEWS, WIDTH, distances, in_order, some_views, steps, turn_evidence
+from dataset.turning import HEIGHT, MIN_VIEWS, STRONG, WIDTH, distances, in_order, some_views, steps, turn_evidence
 from dataset.views import check_pixels, open_views, shared_box
 from utils.errors import UserError
 from utils.reading import mistakes
 from utils.schemas import DataSettings
 from utils.sheets import NUM_VIEWS, spread, tile
 
-EMPTY = 0.002  # mean difference from the background, of 1; thin things seen from their edge have 0.007
-REPEATED = 0.1  # of how much the orbit's neighbours usually differ; they differ by 0.28 of it at least
+EMPTY = 0.002  # mean difference from the background, of 1; the thinnest things seen from their edge had 0.007
+REPEATED = 0.1  # of how much the orbit's neighbours usually differ; those measured differ by 0.2 of it at least
 
 KINDS = {
     "line": "is no record: training ends as it starts",
@@ -48,7 +48,7 @@ class Look:
 
 
 def look_at(line: bytes, place: str, data: DataSettings, is_drawn: bool) -> Look:
-    """Look at all views of a line. Views for a sheet come with it if `is_drawn`, or if there is a problem with them."""
+    """Look at all views of a line. Some come with it for a sheet if `is_drawn`, or if they may be wrong."""
     look = Look(place)
     try:
         record = parse_record(line, place, data.num_frames)
@@ -62,7 +62,8 @@ def look_at(line: bytes, place: str, data: DataSettings, is_drawn: bool) -> Look
     if len(seen.small) == len(record.image_paths):
         look.marks["pixels"] = hash(tuple(sorted(seen.sums.values())))  # wherever the orbit starts
         _compare(seen, look)
-    if is_drawn or look.problems:
+    turns_back = look.evidence is not None and look.evidence <= -STRONG
+    if is_drawn or look.problems or turns_back:
         look.tiles = seen.tiles()
     return look
 
@@ -130,9 +131,8 @@ def _compare(seen: _Views, look: Look) -> None:
     shown = abs(views - ground).max(axis=-1).mean(axis=(1, 2))  # V
     empty = np.flatnonzero(shown < EMPTY).tolist()
     if empty:
-        look.problems.append(
-            ("empty", f"{_listed(empty)} of {len(views)} show nothing, or what is as white as the background")
-        )
+        text = "nothing is seen, or only what is as white as the background"
+        look.problems.append(("empty", f"{text}: {_listed(empty)} of {len(views)}"))
     same = _same(views, [seen.sums[view] for view in order])
     if same:
         look.problems.append(("repeated", same))
@@ -154,7 +154,7 @@ def _same(views: np.ndarray, sums: list[int]) -> str | None:
     repeats = {view for view, value in enumerate(sums) if value in sums[:view]}
     change = np.square(views - np.roll(views, 1, axis=0)).mean(axis=(1, 2, 3)) ** 0.5  # from the view before
     repeats |= {*np.flatnonzero(change < REPEATED * np.median(change)).tolist()}
-    return f"{_listed(sorted(repeats))} of {len(sums)} repeat another view" if repeats else None
+    return f"the same as another view: {_listed(sorted(repeats))} of {len(sums)}" if repeats else None
 
 
 def _listed(views: list[int]) -> str:
