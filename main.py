@@ -29,6 +29,10 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
         "utils.schemas.SampleConfig",
         "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",
     ),
+    "demo": (
+        "utils.schemas.DemoConfig",
+        "a page on this machine: drop an image, turn the object, download its views: main.py demo runs/NAME [...]",
+    ),
     "evaluate": (
         "utils.schemas.EvaluateConfig",
         "numbers and a page from held-out orbits: main.py evaluate runs/NAME evaluate.meta=FILE.jsonl evaluate.out=FOLDER",

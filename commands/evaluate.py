@@ -11,7 +11,7 @@ from dataset.records import OrbitRecord, Records
 from evaluation.measure import load_metrics, measure_record
 from evaluation.objects import choose_records
 from evaluation.report import protocol_differences, summary_table, write_report
-from evaluation.results import check_results, conditions, is_measured, object_file, open_results
+from evaluation.results import check_results, conditions, is_measured, open_results
 from models.svd import require_size
 from training.checkpoint import checksums
 from training.launch import gather_objects, hide_bar, launched_accelerator
@@ -43,7 +43,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
         open_results(out, now)
     accelerator.wait_for_everyone()
     mine = sorted(chosen.items())[accelerator.process_index :: accelerator.num_processes]
-    todo = [index for name, index in mine if not is_measured(object_file(out, name), metrics)]
+    todo = [index for name, index in mine if not is_measured(out, name, metrics)]
     for record in with_progress([records[index] for index in todo], hide_bar(accelerator)):
         measure_record(record, data, svd, accelerator.device, metrics, settings)
     accelerator.wait_for_everyone()

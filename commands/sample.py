@@ -5,9 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from html import escape
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,6 +18,7 @@ from tqdm import tqdm
 
 from dataset.backgrounds import cut_out_of_plain
 from dataset.inputs import InputImage, input_view, list_inputs
+from evaluation.turntable import pack_sheet, page, turntable
 from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
 from models.svd import Svd, require_size
@@ -22,15 +26,16 @@ from rendering.transforms import orbit_transforms, write_transforms
 from training.launch import hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError, one_line
-from utils.files import new_folder, remove_unfinished
+from utils.files import new_folder, remove_unfinished, write_file
 from utils.randomness import generator
 from utils.reading import Saved, read_json
-from utils.schemas import SampleConfig, SampleSettings
+from utils.schemas import FramingSettings, SampleConfig, SampleSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
 ABOUT = "sample.json"  # says what a folder's views were sampled from, and which of its files are ours
 USUAL_FILL = 0.8  # taken where the training data were opaque, so that nothing could be measured
+Framed = TypeVar("Framed", bound=FramingSettings)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def sample(cfg: SampleConfig) -> None:
     accelerator.end_training()
 
 
-def as_trained(settings: SampleSettings, saved: SavedModel) -> SampleSettings:
+def as_trained(settings: Framed, saved: SavedModel) -> Framed:
     """Return the settings. Where no size or framing is given, it is that of the training data."""
     fill = settings.object_fill or saved.recipe.get("object_fill") or USUAL_FILL
     return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
@@ -174,12 +179,12 @@ def describe(task: Task, saved: SavedModel, settings: SampleSettings, mixed_prec
     }
 
 
-def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settings: SampleSettings) -> None:
-    """Write 000.png ..., video.mp4, sheet.png, input.png, transforms.json and sample.json as the task's folder."""
+def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, framing: FramingSettings) -> None:
+    """Write 000.png ..., video.mp4, sheet.png, index.html, input.png, transforms.json and sample.json as the task's folder."""
     frames = to_uint8(views)
     shown = to_uint8(input_)
     names = [f"{number:03d}.png" for number in range(len(frames))]
-    transforms = orbit_transforms(names, task.image.elevation_deg, frames.shape[1], settings.fov_deg, settings.distance)
+    transforms = orbit_transforms(names, task.image.elevation_deg, frames.shape[1], framing.fov_deg, framing.distance)
     check_replaceable(task.folder)  # once more, since sampling takes long
     with new_folder(task.folder) as unfinished:
         for name, frame in zip(names, frames):
@@ -187,6 +192,25 @@ def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, settin
         Image.fromarray(shown[0]).save(unfinished / "input.png")
         write_mp4(unfinished / "video.mp4", frames)
         contact_sheet({"input": shown, "sample": frames}).save(unfinished / "sheet.png")
+        write_file(unfinished / "index.html", sample_page(about, orbit_html(shown, frames)))
         write_transforms(unfinished, transforms)
         files = sorted([*(path.name for path in unfinished.iterdir()), ABOUT])
         (unfinished / ABOUT).write_text(json.dumps(about | {"files": files}, indent=1) + "\n")
+
+
+def orbit_html(input_: np.ndarray, frames: np.ndarray) -> str:
+    """Return the input (1 H W 3) beside the sampled views (F H W 3, which turn), as HTML."""
+    panels = {"input": input_, "sample": frames}
+    counts = {label: len(pictures) for label, pictures in panels.items()}
+    return turntable(pack_sheet(panels), counts, "the input, and the views that were sampled from it")
+
+
+def sample_page(about: dict, orbit: str) -> str:
+    """Return a page that shows an orbit. `about` is what sample.json holds."""
+    title = f"{Path(about['image']).name}, seed {about['seed']}"
+    model = about["model"]
+    facts = (
+        f"{model['folder']}, step {model['step']}, {model['weights']} weights; elevation {about['elevation_deg']:g}°."
+    )
+    note = f"<p class=note>{escape(facts)} Drag to turn it, or use the arrow keys.</p>"
+    return page(title, f"<h1>{escape(title)}</h1>{note}{orbit}")

@@ -1,49 +1,40 @@
-"""The page of an evaluation: one HTML file with the summary, PSNR against azimuth, and a looping video of each object."""
+"""The page of an evaluation: one HTML file with the summary, PSNR against azimuth, and each object, to be turned."""
 
-import base64
 from html import escape
 
 from evaluation.plot import ROWS, psnr_plot
+from evaluation.turntable import page, turntable
 
 METRICS = {"psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "mse": "MSE ↓", "lpips": "LPIPS ↓", "clip": "CLIP-S ↑"}
 LOWER_IS_BETTER = ("mse", "lpips")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+.table { overflow-x: auto }
 table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left } .published { color: #666 } .note { color: #666; font-size: 13px }
-.bad { color: #b00020 } figure { margin: 1.5rem 0 } video { width: 100%; max-width: 720px; background: #eee; display: block }
-"""
-# Videos play while they are in sight; one that cannot be played says so.
-SCRIPT = """
-const watch = new IntersectionObserver(entries => entries.forEach(
-  e => e.isIntersecting ? e.target.play().catch(() => {}) : e.target.pause()));
-document.querySelectorAll('video').forEach(v => {
-  v.addEventListener('error', () => v.insertAdjacentHTML('afterend', '<p class="bad">this video cannot be played</p>'));
-  watch.observe(v);
-});
+th:first-child, td:first-child { text-align: left } .published { color: #595959 } .bad { color: #b00020 }
+.object { margin: 1.75rem 0; overflow-wrap: anywhere } .object > p { margin: 0 0 .4rem }
 """
 
 
-def evaluation_page(report: dict, published: list[dict], videos: dict[str, bytes]) -> str:
-    """Return the page. `report` is metrics.json, `published` the rows of published.yaml, and `videos` an mp4 for each object id."""
+def evaluation_page(report: dict, published: list[dict], sheets: dict[str, bytes]) -> str:
+    """Return the page. `report` is metrics.json, `published` the rows of published.yaml, `sheets` a WebP for each id."""
     views = report["settings"]["views"]
     title = f"{report['num_objects']} objects, step {report['step']}"
-    num_views = len(next(iter(report["per_view"]["sample"].values()))) - (views == "novel")
+    num_views = len(next(iter(report["per_view"]["sample"].values())))
+    num_counted = num_views - (views == "novel")
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class=note>{escape(report['checkpoint'])}, {report['weights']} weights; numbers over the"
-        f" {num_views} {views} views of each object.</p>",
+        f" {num_counted} {views} views of each object.</p>",
         _summary(report, published, views),
         _unavailable(report["unavailable"]),
     ]
     if "psnr" in report["summary"]["sample"]:
         body.append("<h2>PSNR against azimuth</h2>" + psnr_plot(report["per_view"]))
-    body.append("<h2>Objects, worst first</h2><p class=note>Input, truth, sample.</p>")
+    body.append("<h2>Objects, worst first</h2><p class=note>Drag to turn one, or use the arrow keys.</p>")
     for item in sorted(report["objects"], key=lambda item: _quality(item, views)):
-        body.append(_object(item, videos[item["id"]], views))
-    head = f"<meta charset=utf-8><title>{escape(title)}</title><link rel=icon href=data:,><style>{STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}<script>{SCRIPT}</script></body></html>\n"
+        body.append(_object(item, sheets[item["id"]], num_views, views))
+    return page(title, "".join(body), STYLE)
 
 
 def _quality(item: dict, views: str) -> float:
@@ -67,7 +58,7 @@ def _summary(report: dict, published: list[dict], views: str) -> str:
         mark = f" <b>not comparable</b>: {escape('; '.join(reasons))}" if reasons else ""
         numbers = "".join(f"<td>{row[name]:.2f}" if name in row else "<td>–" for name in names)  # as published
         rows.append(f"<tr class=published><td>{escape(row['model'])} ({escape(row['source'])}){mark}{numbers}")
-    return f"<table id=summary><tr><th>{head}{''.join(rows)}</table>"
+    return f"<div class=table><table id=summary><tr><th>{head}{''.join(rows)}</table></div>"
 
 
 def why_not_comparable(row: dict, report: dict) -> list[str]:
@@ -89,10 +80,10 @@ def _unavailable(reasons: dict[str, str]) -> str:
     return "".join(f"<p class=bad>{METRICS[name]} was not measured: {escape(why)}</p>" for name, why in reasons.items())
 
 
-def _object(item: dict, video: bytes, views: str) -> str:
+def _object(item: dict, sheet: bytes, num_views: int, views: str) -> str:
     means = item["metrics"]["sample"]
     numbers = ", ".join(f"{METRICS[name]} {_number(name, means[name][views])}" for name in METRICS if name in means)
     caption = f"<b>{escape(item['id'])}</b> at {item['elevation_deg']:g}°: {numbers}"
-    source = f"data:video/mp4;base64,{base64.b64encode(video).decode()}"
-    player = f'<video loop muted playsinline src="{source}"></video>'
-    return f"<figure><figcaption>{caption}</figcaption>{player}</figure>"
+    panels = {"input": 1, "truth": num_views, "sample": num_views}
+    turned = turntable(sheet, panels, f"{item['id']}: the input, true views and sampled views")
+    return f"<section class=object><p>{caption}</p>{turned}</section>"

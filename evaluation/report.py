@@ -10,7 +10,7 @@ import torch
 
 from evaluation.metrics import over_views
 from evaluation.page import evaluation_page
-from evaluation.results import read_objects
+from evaluation.results import read_objects, sheet_file
 from utils.errors import UserError
 from utils.files import open_file, write_atomically
 from utils.reading import read_yaml
@@ -45,11 +45,11 @@ def write_report(
     write_atomically(out / "metrics.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "metrics.csv", to_csv(report["objects"]))
     published = read_yaml(PUBLISHED)["gso"]
-    videos = {}
-    for item in objects:
-        with open_file(out / item["video"]) as file:
-            videos[item["id"]] = file.read()
-    write_atomically(out / "index.html", evaluation_page(report, published, videos))
+    sheets = {}
+    for name in ids:
+        with open_file(sheet_file(out, name)) as file:
+            sheets[name] = file.read()
+    write_atomically(out / "index.html", evaluation_page(report, published, sheets))
     return report
 
 

@@ -1,4 +1,4 @@
-"""The folder of an evaluation. It holds the settings, and a file and a video for each object.
+"""The folder of an evaluation. It holds the settings, and a file, a video and the sheet of a turntable for each object.
 
 An object's files appear when they are complete. Ranks share them, and an interrupted evaluation goes on from them.
 """
@@ -49,9 +49,9 @@ def check_results(out: Path) -> None:
 def open_results(out: Path, now: dict) -> None:
     """Make the folder, or check that it was measured with the same settings. Raises UserError naming those that differ.
 
-    A link in it is refused: what it points to would be shown on the page as a video, and be written over.
+    A link in it is refused: what it points to would be shown on the page, and be written over.
     """
-    for pattern in ("*", "objects/*", "videos/*"):
+    for pattern in ("*", "objects/*", "videos/*", "sheets/*"):
         for path in out.glob(pattern):
             refuse_link(path)
     path = out / CONDITIONS
@@ -65,9 +65,9 @@ def open_results(out: Path, now: dict) -> None:
             )
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(now, indent=1) + "\n")
-    for folder in ("objects", "videos"):
+    for folder in ("objects", "videos", "sheets"):
         (out / folder).mkdir(exist_ok=True)
-    for folder in (out, out / "objects"):
+    for folder in (out, out / "objects", out / "sheets"):
         remove_unfinished(folder)
 
 
@@ -80,9 +80,17 @@ def video_file(record_id: str) -> str:
     return f"videos/{file_name(record_id)}.mp4"
 
 
-def is_measured(path: Path, metrics: Iterable[str]) -> bool:
-    """Return whether an object's file is there and holds all these metrics."""
-    return path.exists() and set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
+def sheet_file(out: Path, record_id: str) -> Path:
+    """Return where an object's input, true and sampled views are, packed for the page."""
+    return out / "sheets" / f"{file_name(record_id)}.webp"
+
+
+def is_measured(out: Path, record_id: str, metrics: Iterable[str]) -> bool:
+    """Return whether an object's sheet is there, and its file, with all these metrics."""
+    path = object_file(out, record_id)
+    if not (path.exists() and sheet_file(out, record_id).exists()):
+        return False
+    return set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
 
 
 def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:

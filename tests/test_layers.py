@@ -24,7 +24,9 @@ ONLY_IN = {  # the heavy packages, and the rooms that may see them
     "peft": {"models"},
     "transformers": {"models", "commands", "evaluation"},
 }
-INSIDE_FUNCTIONS = {"deepspeed", "peft", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy", "pyarrow"}
+INSIDE_FUNCTIONS = {
+    "deepspeed", "peft", "wandb", "tensorboard", "imageio_ffmpeg", "lpips", "moviepy", "pyarrow", "gradio", "fastapi", "uvicorn",
+}  # fmt: skip
 SOURCES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 
 

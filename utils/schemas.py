@@ -182,15 +182,9 @@ class SourceSettings(Section):
     )
 
 
-class SampleSettings(SourceSettings, SamplingSettings):
-    image: str = key(..., "an image, a folder of images, or a jsonl that lists images", "file or folder")
-    elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = key(
-        None, "how far above the horizon the camera was; a line of a jsonl has its own", "degrees, -90 to 90"
-    )
-    root: str | None = key(None, "the folder that paths in a jsonl are relative to; null: the jsonl's own", "folder")
-    out: str = key(..., "where the views go: OUT/IMAGE/seed_SEED/", "folder")
-    seeds: tuple[Seed, ...] = key((0,), "each gives an orbit of every image", min_length=1, max_length=1000)
-    batch_size: int = key(1, "orbits sampled at a time", "orbits", ge=1, le=MAX_CHUNK)
+class FramingSettings(Section):
+    """How an image of an object becomes an input view, and the cameras of its orbit. Sample and demo share these keys."""
+
     size_px: Size | None = key(None, "side of the views; null: as trained", "pixels")
     object_fill: Annotated[float, Field(ge=0.1, le=1)] | None = key(
         None,
@@ -203,12 +197,36 @@ class SampleSettings(SourceSettings, SamplingSettings):
         None, "distance of these cameras; null: a sphere of radius 0.5 fills 90 % of the frame", "object diameters"
     )
 
+
+class SampleSettings(SourceSettings, SamplingSettings, FramingSettings):
+    image: str = key(..., "an image, a folder of images, or a jsonl that lists images", "file or folder")
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] | None = key(
+        None, "how far above the horizon the camera was; a line of a jsonl has its own", "degrees, -90 to 90"
+    )
+    root: str | None = key(None, "the folder that paths in a jsonl are relative to; null: the jsonl's own", "folder")
+    out: str = key(..., "where the views go: OUT/IMAGE/seed_SEED/", "folder")
+    seeds: tuple[Seed, ...] = key((0,), "each gives an orbit of every image", min_length=1, max_length=1000)
+    batch_size: int = key(1, "orbits sampled at a time", "orbits", ge=1, le=MAX_CHUNK)
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds):
         if len(set(seeds)) != len(seeds):
             raise ValueError("must name each seed once")
         return seeds
+
+
+class DemoSettings(SourceSettings, SamplingSettings, FramingSettings):
+    """What the page starts with. Whoever uses it may choose other values of elevation, seed, steps and guidance."""
+
+    elevation_deg: Annotated[float, Field(ge=-90, le=90)] = key(
+        10.0, "how far above the horizon the camera was", "degrees, -90 to 90"
+    )
+    seed: Seed = key(0, "seed of the noise that sampling starts from")
+    host: str = key(
+        "127.0.0.1", "the address to listen on. Another one lets other machines in: there is no password", min_length=1
+    )
+    port: int = key(7860, "the port to listen on; 0: any that is free", ge=0, le=65535)
 
 
 MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
@@ -237,7 +255,7 @@ class EvaluateSettings(SourceSettings, SamplingSettings):
     metrics: tuple[MetricName, ...] = key(("psnr", "ssim", "mse", "lpips", "clip"), "what to measure", min_length=1)
     lpips_net: Literal["alex", "vgg", "squeeze"] = key("alex", "network of LPIPS")
     clip_model: str = key("openai/clip-vit-base-patch32", "CLIP model of the CLIP similarity", "hub id or folder")
-    video_px: int = key(192, "side of the views in the page's videos", "pixels", ge=16, le=2048)
+    video_px: int = key(192, "side of the views in the videos, and at most 384 on the page", "pixels", ge=16, le=2048)
 
 
 class ExportSettings(SourceSettings):
@@ -335,6 +353,10 @@ class TinyBaseConfig(TrainConfig):
 
 class SampleConfig(Section):
     sample: SampleSettings
+
+
+class DemoConfig(Section):
+    demo: DemoSettings
 
 
 class EvaluateConfig(Section):

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from evaluation.metrics import input_repeated, mse, over_views, per_view, psnr, 
 from evaluation.objects import choose_records
 from evaluation.page import why_not_comparable
 from evaluation.report import PROTOCOLS, protocol_differences
+from tests.helpers.html import Page
 from utils.config import load_config
 from utils.errors import UserError
 from utils.reading import read_yaml
@@ -90,25 +90,12 @@ def test_the_csv_has_a_row_per_object(evaluated):
         assert float(row["elevation_deg"]) == pytest.approx(report[row["id"]]["elevation_deg"])
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.text = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 def test_the_page_needs_no_other_file_and_shows_the_worst_first(evaluated):
     page = Page((evaluated / "index.html").read_text())
     links = [link for _, attributes in page.tags for key in ("src", "href") if (link := attributes.get(key))]
-    assert len([link for link in links if link.startswith("data:video/mp4;base64,")]) == 4
-    assert all(link.startswith("data:") for link in links)
+    assert links and all(link.startswith("data:") for link in links)
+    sheets = [attributes["style"] for tag, attributes in page.tags if tag == "turn-table"]
+    assert len(sheets) == 4 and all(sheet.count("url(data:image/webp;base64,") == 1 for sheet in sheets)
     lines = [attributes for tag, attributes in page.tags if tag == "polyline"]
     assert [len(line["points"].split()) for line in lines] == [21, 20, 21], (
         "the input repeated is perfect at its own view"
@@ -124,6 +111,7 @@ def test_an_interrupted_evaluation_goes_on_and_measures_no_object_twice(trained_
     shutil.copytree(evaluated, tmp_path / "out")
     for name in ("metrics.json", "metrics.csv", "index.html", "objects/table.json", "objects/boat.json"):
         (tmp_path / "out" / name).unlink()
+    (tmp_path / "out/sheets/guitar.webp").unlink()
     seen = []
     original = commands.evaluate.measure_record
 
@@ -133,10 +121,10 @@ def test_an_interrupted_evaluation_goes_on_and_measures_no_object_twice(trained_
 
     monkeypatch.setattr(commands.evaluate, "measure_record", counted)
     assert evaluate(trained_run, tmp_path / "out") == 0
-    assert seen == ["boat", "table"]
+    assert seen == ["boat", "guitar", "table"]
     for name in ("metrics.csv", "objects/table.json"):
         assert (tmp_path / "out" / name).read_bytes() == (evaluated / name).read_bytes(), name
-    assert evaluate(trained_run, tmp_path / "out") == 0 and len(seen) == 2, "finished: only the report is written anew"
+    assert evaluate(trained_run, tmp_path / "out") == 0 and len(seen) == 3, "finished: only the report is written anew"
 
 
 def test_a_metric_that_cannot_be_measured_is_reported_and_the_exit_code_is_1(trained_run, evaluated, tmp_path, capsys):

@@ -53,6 +53,7 @@ def test_a_folder_of_images_gives_views_video_sheet_and_cameras_of_each(trained_
         assert views.shape == (21, 32, 32, 3)
         assert read_mp4(folder / "video.mp4").shape == (21, 32, 32, 3)
         assert Image.open(folder / "sheet.png").width > 21 * 32
+        assert 'data-views="21"' in (folder / "index.html").read_text()
         cameras = json.loads((folder / "transforms.json").read_text())
         assert [frame["file_path"] for frame in cameras["frames"]] == [f"{view:03d}.png" for view in range(21)]
         about = json.loads((folder / "sample.json").read_text())
@@ -325,7 +326,14 @@ def test_what_we_did_not_write_is_not_replaced(trained_run, images, tmp_path, ca
     assert "file: is a file" in capsys.readouterr().err
 
 
-NAMES = [*(f"{view:03d}.png" for view in range(21)), "input.png", "sheet.png", "transforms.json", "video.mp4"]
+NAMES = [
+    *(f"{view:03d}.png" for view in range(21)),
+    "index.html",
+    "input.png",
+    "sheet.png",
+    "transforms.json",
+    "video.mp4",
+]
 
 
 def our_orbit(folder: Path) -> Path:

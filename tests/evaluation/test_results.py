@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evaluation.report import summarise
-from evaluation.results import is_measured, object_file, open_results, read_objects
+from evaluation.results import is_measured, object_file, open_results, read_objects, sheet_file
 from tests.helpers.hostile import mutated_bytes, mutated_tree
 from utils.errors import UserError
 from utils.files import remove, unfinished_path
@@ -23,6 +23,7 @@ def out(tmp_path):
     open_results(tmp_path, {"seed": 0})
     for name in ("a", "b"):
         object_file(tmp_path, name).write_text(json.dumps(object_of(name)))
+        sheet_file(tmp_path, name).touch()
     return tmp_path
 
 
@@ -36,21 +37,29 @@ def test_a_mutated_file_is_read_or_refused_by_name_and_what_is_read_can_be_summa
         path.write_bytes(mutant)
         try:
             summarise(read_objects(out, ["a", "b"]), ["psnr", "ssim"])
-            assert is_measured(path, ["psnr", "ssim"])
+            assert is_measured(out, "b", ["psnr", "ssim"])
         except UserError as error:
             refused += 1
             assert str(error).startswith(f"{path}: ")
     assert 400 < refused < len(mutants)
 
 
+def test_an_object_without_its_sheet_is_measured_again(out):
+    """That is how an evaluation of an earlier version, which wrote none, gets its page."""
+    assert is_measured(out, "a", ["psnr"])
+    sheet_file(out, "a").unlink()
+    assert not is_measured(out, "a", ["psnr"])
+
+
 def test_what_a_killed_evaluation_left_unfinished_is_removed(out):
     unfinished_path(object_file(out, "a")).touch()
     unfinished_path(out / "metrics.json").touch()
+    unfinished_path(sheet_file(out, "a")).touch()
     open_results(out, {"seed": 0})
     assert not list(out.rglob(".*.unfinished")) and len(list(out.glob("objects/*"))) == 2
 
 
-@pytest.mark.parametrize("name", ["videos/a.mp4", "objects/a.json", "metrics.json", "videos"])
+@pytest.mark.parametrize("name", ["videos/a.mp4", "sheets/a.webp", "objects/a.json", "metrics.json", "videos"])
 def test_a_link_in_the_folder_is_neither_followed_nor_written_through(out, name, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "mine"
     elsewhere.write_text("a film of my own")
