@@ -71,7 +71,8 @@ class Findings:
         self._rows: dict[str, dict[str, np.ndarray]] = {ORBITS: {}, WRONG: {}}
 
     def add(self, place: str, kind: str, text: str, progress: Progress) -> None:
-        line = one_line(f"{place}: {kind}: {text}")
+        line = f"{place}: {kind}: {text}"
+        line = one_line(line, limit=10 * len(line))  # uncut, though letters may be written as \U0010ffff
         self.counts[kind] += 1
         if self.folder is not None:
             self._lines.append(line)
