@@ -25,6 +25,10 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
         "utils.schemas_import.ImportOrbitsConfig",
         "renders of others -> orbits: main.py import_orbits import_orbits.source=FOLDER import_orbits.out=FOLDER [...]",
     ),
+    "index_archives": (
+        "utils.schemas_import.IndexArchivesConfig",
+        "orbits in tars or zips: main.py index_archives index_archives.root=FOLDER index_archives.meta=FILE.jsonl [...]",
+    ),
     "sample": (
         "utils.schemas.SampleConfig",
         "views around the object of each image: main.py sample runs/NAME sample.image=FILE sample.out=FOLDER [...]",

@@ -39,10 +39,12 @@ from utils.files import remove_unfinished, user_path, write_atomically
 from utils.randomness import generator
 from utils.reading import read_json
 from utils.schemas import CacheConfig, DataSettings
+from utils.urls import refuse_remote
 
 
 def cache(cfg: CacheConfig) -> None:
-    records = Records(cfg.data.meta, cfg.data.num_frames)
+    refuse_remote(cfg.cache.out, "cache.out")
+    records = Records(cfg.data.meta, cfg.data.num_frames, cfg.data.local_cache)
     base = find_base(cfg.model)
     folder = user_path(cfg.cache.out)
     index = open_index(folder, cfg, fingerprint(base, cfg.data), records)

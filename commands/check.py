@@ -20,6 +20,7 @@ from utils.config import to_yaml
 from utils.errors import cut
 from utils.files import write_atomically
 from utils.schemas import TrainConfig
+from utils.urls import is_remote
 
 
 def check(cfg: TrainConfig) -> int:
@@ -65,16 +66,16 @@ def warn_of_size(cfg: TrainConfig) -> None:
 def print_data(cfg: TrainConfig) -> None:
     """How many records there are, and how often each is seen. Raises UserError for data that is there and wrong."""
     paths = {"data.meta": cfg.data.meta, "validation.meta": cfg.validation.meta}
-    if absent := [f"{key}={path}" for key, path in paths.items() if not Path(path).exists()]:
+    if absent := [f"{key}={path}" for key, path in paths.items() if not is_remote(path) and not Path(path).exists()]:
         print(f"# the data is not here and was not checked: no file {', '.join(absent)}")
         return
-    records, held_out = (Records(meta, cfg.data.num_frames) for meta in paths.values())
+    records, held_out = (Records(meta, cfg.data.num_frames, cfg.data.local_cache) for meta in paths.values())
     for meta in (records, held_out):
-        try_images(meta, cfg.data.root)
+        try_images(meta, cfg.data)
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     if shared := in_both(records, held_out):
         names = cut(", ".join(shared))
-        print(f"# warning: {len(shared)} held-out records are in {cfg.data.meta} too, and would be trained on: {names}")
+        print(f"# warning: {len(shared)} held-out records are in {records.name} too, and would be trained on: {names}")
     for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):
         global_batch = num_processes * cfg.train.batch_size * cfg.train.grad_accum_steps
         samples = global_batch * cfg.train.max_steps

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from dataset.local_copies import local_path
 from dataset.looks import ENDS_TRAINING, KINDS, Look, look_at
 from dataset.records import MAX_LINE_BYTES, TRAINED_ELEVATIONS_DEG, numbered_lines
 from dataset.turning import STRONG, USUALLY_LAST, judge_set, surely_more_than
@@ -20,6 +21,7 @@ from utils.progress import Progress
 from utils.randomness import generator
 from utils.schemas import DataSettings, TrainConfig
 from utils.sheets import label, sheet
+from utils.urls import redacted
 
 SHEET_ROWS = 24
 PROBLEMS, ORBITS, WRONG = "problems.txt", "orbits.png", "problems.png"  # in check.report
@@ -30,13 +32,14 @@ SHOWN = 8  # problems of a kind that are printed where check.report has them all
 class Lines(Dataset):
     """The lines of a jsonl, each of which is looked at in a loading process."""
 
-    def __init__(self, path: Path, data: DataSettings, seed: int):
-        self.path = path
+    def __init__(self, meta: str, data: DataSettings, seed: int):
+        self.name = redacted(meta)
+        self.path = local_path(meta, data.local_cache)
         self.data = data
-        with open_file(path) as file:
+        with open_file(self.path) as file:
             places = [(offset, number) for number, offset, _ in numbered_lines(file)]
         if not places:
-            raise UserError(f"{path}: holds no record")
+            raise UserError(f"{self.name}: holds no record")
         self.offsets, self.numbers = np.array(places, dtype=np.int64).T
         order = torch.randperm(len(places), generator=generator(seed, 0, "order"))
         self.drawn = {*order[:SHEET_ROWS].tolist()}
@@ -45,7 +48,7 @@ class Lines(Dataset):
         return len(self.offsets)
 
     def place(self, index: int) -> str:
-        return f"{self.path}:{self.numbers[index]}"
+        return f"{self.name}:{self.numbers[index]}"
 
     def read(self, index: int) -> bytes:
         with open_file(self.path) as file:
@@ -112,9 +115,9 @@ def check_data(cfg: TrainConfig) -> bool:
         raise UserError(
             "check.data=true is for one process, which starts data.num_workers others: run it without a launch"
         )
-    metas = [Path(cfg.data.meta), Path(cfg.validation.meta)]
+    metas = [cfg.data.meta, cfg.validation.meta]
     clean = user_path(cfg.check.write_clean) if cfg.check.write_clean else None
-    if clean and clean.resolve() in [meta.resolve() for meta in metas]:
+    if clean and clean.resolve() in [Path(meta).resolve() for meta in metas]:
         raise UserError(f"check.write_clean: {clean} is what is checked: choose another file")
     findings = Findings(user_path(cfg.check.report) if cfg.check.report else None)
     training, held_out = (Lines(meta, cfg.data, cfg.run.seed) for meta in metas)
@@ -181,14 +184,14 @@ def turn_problems(lines: Lines, tally: Tally) -> Iterator[tuple[str, str, str]]:
     """Judge the set first, and then single orbits against it. These are taken out of the good ones."""
     way, text = judge_set([*tally.evidence.values()])
     if text:
-        yield str(lines.path), "turn", text
+        yield lines.name, "turn", text
     for index in (index for index, value in tally.evidence.items() if value * way <= -STRONG):
         tally.good.discard(index)
         yield lines.place(index), "turn", TURNS_BACK
     count, total = sum(tally.open_ends), len(tally.open_ends)
     if surely_more_than(count, total) > USUALLY_LAST:
         text = f"in {count} of {total} orbits the step from the last view to the first is the largest"
-        yield str(lines.path), "turn", f"{text}: they may not go all the way around"
+        yield lines.name, "turn", f"{text}: they may not go all the way around"
 
 
 def known_already(look: Look, seen: dict[int, str]) -> list[tuple[str, str]]:
@@ -212,7 +215,7 @@ def elevation_problems(lines: Lines, tally: Tally, trained: Tally | None) -> Ite
         if outside:
             count = f"{len(outside)} of {len(tally.elevations)} orbits, in lines {ranges(outside)}"
             text = f"outside the {low:g} to {high:g} degrees of {whose}: {count}"
-            yield str(lines.path), "elevation", text
+            yield lines.name, "elevation", text
 
 
 def ranges(numbers: list[int]) -> str:
@@ -229,7 +232,7 @@ def ranges(numbers: list[int]) -> str:
 def write_clean(path: Path, lines: Lines, good: list[int]) -> None:
     """Write the good lines byte for byte. Raises UserError if there is none."""
     if not good:
-        raise UserError(f"check.write_clean: {lines.path} has no line without a problem, and {path} is not written")
+        raise UserError(f"check.write_clean: {lines.name} has no line without a problem, and {path} is not written")
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         file.writelines(lines.read(index) for index in good)

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.utils.data import Dataset
@@ -111,7 +111,7 @@ def one_step(
     accelerator = state.accelerator
     for _ in range(cfg.train.grad_accum_steps):
         with laps.lap("data"):
-            orbits, _ = timed_next(batches)
+            orbits, _ = timed_next(batches, nullcontext())
         with accelerator.accumulate(state.model):
             with laps.lap("encode"):
                 latents, cond, draws = encode(orbits, encoders, cfg.run.seed, cfg.noise, accelerator.device)

@@ -18,6 +18,7 @@ from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError
 from utils.schemas import DataSettings, EvaluateConfig, EvaluateSettings
+from utils.urls import HIDDEN
 
 
 def evaluate(cfg: EvaluateConfig) -> int:
@@ -28,7 +29,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     saved = find_saved_model(settings)
     require_elevation(saved)
     data = evaluation_data(saved, settings)
-    records = Records(settings.meta, data.num_frames)
+    records = Records(settings.meta, data.num_frames, data.local_cache)
     chosen = choose_records(records, data.root, settings)
     differences = protocol_differences(settings, data)
     check_results(out)
@@ -39,7 +40,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
     unavailable = dict(gather_objects(list(unavailable.items())))
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     if accelerator.is_main_process:
-        now = conditions(settings, saved.weights, checksums(saved.base.unet), accelerator.mixed_precision)
+        now = conditions(settings, records.path, saved.weights, checksums(saved.base.unet), accelerator.mixed_precision)
         open_results(out, now)
     accelerator.wait_for_everyone()
     mine = sorted(chosen.items())[accelerator.process_index :: accelerator.num_processes]
@@ -59,7 +60,7 @@ def evaluate(cfg: EvaluateConfig) -> int:
 def evaluation_data(saved: SavedModel, settings: EvaluateSettings) -> DataSettings:
     """Return the training data settings with evaluate's root, meta and size, on white. Raises UserError without a root."""
     root = settings.root or saved.data.root
-    if not root:
+    if not root or HIDDEN in root:
         raise UserError(f"evaluate.root is missing: {saved.folder} does not say where the images of a meta file are")
     size_px = settings.size_px or saved.data.size_px
     here = {"root": root, "meta": settings.meta, "size_px": size_px, "background": "white"}

@@ -93,7 +93,8 @@ def public_recipe(saved: SavedModel, layout: tuple[str, ...]) -> dict:
     model = saved.model.model_dump(mode="json") | {"base": base_name(saved), "added_time_ids": layout}
     if saved.model.train != "lora":
         model = {key: value for key, value in model.items() if not key.startswith("lora_")}
-    data = saved.data.model_dump(mode="json") | {"root": "", "meta": Path(saved.data.meta).name}
+    here = ("cache", "local_cache", "local_cache_gib")
+    data = saved.data.model_dump(mode="json", exclude=set(here)) | {"root": "", "meta": Path(saved.data.meta).name}
     config = recipe["config"] | {"model": model, "data": data}
     kept = {key: config[key] for key in ("model", "noise", "data", "optim", "train") if key in config}
     numbers = {key: recipe[key] for key in ("step", "samples", "versions", "object_fill") if key in recipe}

@@ -53,8 +53,8 @@ def train(cfg: TrainConfig) -> None:
 def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     is_first = accelerator.is_main_process
     device = accelerator.device
-    records = Records(cfg.data.meta, cfg.data.num_frames)
-    held_out = Records(cfg.validation.meta, cfg.data.num_frames)
+    records = Records(cfg.data.meta, cfg.data.num_frames, cfg.data.local_cache)
+    held_out = Records(cfg.validation.meta, cfg.data.num_frames, cfg.data.local_cache)
     views = open_views(records, cfg, accelerator)
     last_step = cfg.train.max_steps
     resume = find_resume(folder, cfg, accelerator)
@@ -97,7 +97,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
                 group["lr"] = lr
             check = StepCheck(step, accelerator)
             for _ in range(cfg.train.grad_accum_steps):
-                orbits, seconds = timed_next(batches)
+                orbits, seconds = timed_next(batches, stop.while_waiting())
                 waited += seconds
                 with accelerator.accumulate(state.model):
                     latents, cond, draws = encode(orbits, encoders, cfg.run.seed, cfg.noise, device)

@@ -23,15 +23,19 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from dataset.images import Box
 from dataset.records import OrbitRecord
+from dataset.shards import LocalShard, RemoteShard
 from utils.errors import UserError
 from utils.files import new_file
-from utils.reading import Saved, read_json
+from utils.reading import MAX_JSON_BYTES, Saved, parse_json, read_json
+from utils.remote import list_names, look_at, read_file
+from utils.schemas import DataSettings
+from utils.urls import is_remote, joined, redacted
 
 INDEX = "index.json"
 AGAIN = "run `main.py cache` again, which encodes anew what is missing or damaged"
@@ -93,8 +97,12 @@ def record_digest(record: OrbitRecord) -> Tensor:
     return torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
 
 
+def shard_name(shard: int) -> str:
+    return f"shard_{shard:06d}.safetensors"
+
+
 def shard_path(folder: Path, shard: int) -> Path:
-    return folder / f"shard_{shard:06d}.safetensors"
+    return folder / shard_name(shard)
 
 
 def write_shard(path: Path, orbits: list[EncodedOrbit]) -> None:
@@ -110,59 +118,78 @@ def fault_of_shard(path: Path, records: Sequence[OrbitRecord]) -> str | None:
     if not path.is_file():
         return "it is missing"
     try:
-        with safe_open(path, "pt") as shard:
-            names = shard.keys()
-            count = sum(name.endswith("/record") for name in names)
-            if count != len(records):
-                return f"it holds {count} records instead of {len(records)}"
-            for place, record in enumerate(records):
-                _check_record(shard, place, record, path)
-                num_backgrounds, num_circles, _ = shard.get_tensor(f"{place}/checksums").shape
-                for background, circle in product(range(num_backgrounds), range(num_circles)):
-                    _read_circle(shard, place, background, circle, path)
+        shard = LocalShard(path)
+        count = sum(name.endswith("/record") for name in shard.names())
+        if count != len(records):
+            return f"it holds {count} records instead of {len(records)}"
+        for place, record in enumerate(records):
+            num_backgrounds, num_circles, _ = shard.shape(f"{place}/checksums")
+            for background, circle in product(range(num_backgrounds), range(num_circles)):
+                _read_circle(shard, place, background, circle, record, str(path))
     except (OSError, SafetensorError, UserError) as error:
         return str(error)
     return None
 
 
 class LatentCache:
-    """A finished cache. Files are opened when they are read, so that loading processes share nothing."""
+    """A finished cache, in a folder or at an address. Files are opened when they are read: loading processes share nothing."""
 
-    def __init__(self, folder: str, fingerprint: dict, num_records: int):
+    def __init__(self, data: DataSettings, fingerprint: dict, num_records: int):
         """Raises UserError if it is not complete, or was made for another run: from other weights, sizes or records."""
-        self.folder = Path(folder)
-        self.index = read_json(self.folder / INDEX, CacheIndex)
-        require_fingerprint(self.folder, self.index.fingerprint, fingerprint)
+        self.data = data
+        self.name = redacted(data.cache)
+        self.index = _read_index(data.cache)
+        require_fingerprint(self.name, self.index.fingerprint, fingerprint)
         if self.index.num_records != num_records:
-            raise UserError(f"{folder}: holds {self.index.num_records} records, data.meta has {num_records}; {AGAIN}")
-        there = {path.name for path in self.folder.glob("shard_*.safetensors")}
-        missing = sum(shard_path(self.folder, shard).name not in there for shard in range(self.index.num_shards))
-        if missing:
-            raise UserError(f"{folder}: {missing} of {self.index.num_shards} shards are missing; {AGAIN}")
+            raise UserError(
+                f"{self.name}: holds {self.index.num_records} records, data.meta has {num_records}; {AGAIN}"
+            )
+        names = [shard_name(shard) for shard in range(self.index.num_shards)]
+        there = _names_in(data.cache)
+        if there is None:
+            look_at(joined(data.cache, names[-1]))
+        elif missing := sum(name not in there for name in names):
+            raise UserError(f"{self.name}: {missing} of {len(names)} shards are missing; {AGAIN}")
 
     def views(self, index: int, record: OrbitRecord, start: int, choice: float) -> EncodedViews:
         """The orbit of record number `index` from view `start`, on one of its backgrounds: `choice` is in [0, 1).
 
         Raises UserError with the shard if it is damaged, or holds another record.
         """
-        path = shard_path(self.folder, index // self.index.orbits_per_shard)
+        name = shard_name(index // self.index.orbits_per_shard)
         place = index % self.index.orbits_per_shard
+        background = int(choice * self.index.num_backgrounds)
         try:
-            with safe_open(path, "pt") as shard:
-                _check_record(shard, place, record, path)
-                num_circles = shard.get_slice(f"{place}/latents").get_shape()[1]
-                circle = start % num_circles
-                background = int(choice * self.index.num_backgrounds)
-                latents, embeds = _read_circle(shard, place, background, circle, path)
-                colour = shard.get_tensor(f"{place}/backgrounds")[background]
-                box = tuple(shard.get_tensor(f"{place}/boxes")[circle].tolist())
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read: {error}; {AGAIN}") from None
+            shard = self._open(name)
+            num_circles = shard.shape(f"{place}/latents")[1]
+            circle = start % num_circles
+            latents, embeds, colour, box = _read_circle(shard, place, background, circle, record, f"{self.name}/{name}")
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{self.name}/{name}: cannot be read: {error}; {AGAIN}") from None
         first = start // num_circles
-        return EncodedViews(latents.roll(-first, 0).float(), embeds[first].float(), colour, box)
+        return EncodedViews(latents.roll(-first, 0).float(), embeds[first].float(), colour, tuple(box.tolist()))
+
+    def _open(self, name: str) -> LocalShard | RemoteShard:
+        if is_remote(self.data.cache):
+            return RemoteShard(joined(self.data.cache, name), self.data)
+        return LocalShard(Path(self.data.cache, name))
 
 
-def require_fingerprint(folder: Path, found: dict, wanted: dict) -> None:
+def _read_index(cache: str) -> CacheIndex:
+    if not is_remote(cache):
+        return read_json(Path(cache, INDEX), CacheIndex)
+    url = joined(cache, INDEX)
+    return parse_json(read_file(url, MAX_JSON_BYTES), CacheIndex, redacted(url))
+
+
+def _names_in(cache: str) -> set[str] | None:
+    """Return the names of the files in a cache, or None where they cannot be listed, as over HTTP."""
+    if is_remote(cache):
+        return list_names(cache)
+    return {path.name for path in Path(cache).glob("shard_*.safetensors")}
+
+
+def require_fingerprint(folder: str | Path, found: dict, wanted: dict) -> None:
     """Raises UserError with each part in which a cache differs from what a run would encode."""
     parts = [
         f"{name} ({_shortly(found.get(name))}, here {_shortly(wanted.get(name))})"
@@ -179,18 +206,27 @@ def _shortly(value) -> str:
     return value[:12] if isinstance(value, str) else str(value)
 
 
-def _check_record(shard, place: int, record: OrbitRecord, path: Path) -> None:
-    if not torch.equal(shard.get_tensor(f"{place}/record"), record_digest(record)):
+def _read_circle(
+    shard: LocalShard | RemoteShard, place: int, background: int, circle: int, record: OrbitRecord, path: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return latents (F 4 h w) and embeddings (F C) as stored, the background (3) and the square (4).
+
+    Raises UserError if they are damaged, or of another record.
+    """
+    parts = {
+        "record": (),
+        "checksums": (background, circle),
+        "latents": (background, circle),
+        "image_embeds": (background, circle),
+        "backgrounds": (background,),
+        "boxes": (circle,),
+    }
+    digest, sums, latents, embeds, *rest = shard.read([(f"{place}/{name}", index) for name, index in parts.items()])
+    if not torch.equal(digest, record_digest(record)):
         raise UserError(f"{path}: holds other views than {record.place} names: data.meta was changed; {AGAIN}")
-
-
-def _read_circle(shard, place: int, background: int, circle: int, path: Path) -> tuple[Tensor, Tensor]:
-    """F 4 h w and F C as stored."""
-    sums = shard.get_tensor(f"{place}/checksums")
-    both = [shard.get_slice(f"{place}/{name}")[background, circle] for name in ("latents", "image_embeds")]
-    if [_crc(tensor) for tensor in both] != sums[background, circle].tolist():
+    if [_crc(latents), _crc(embeds)] != sums.tolist():
         raise UserError(f"{path}: is damaged: the checksum of its orbit {place} does not fit; {AGAIN}")
-    return both[0], both[1]
+    return latents, embeds, *rest
 
 
 def _crc(tensor: Tensor) -> int:

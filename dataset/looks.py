@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from dataset.records import OrbitRecord, parse_record
+from dataset.sources import open_views
 from dataset.turning import HEIGHT, MIN_VIEWS, STRONG, WIDTH, distances, in_order, some_views, steps, turn_evidence
-from dataset.views import check_pixels, open_views, shared_box
+from dataset.views import check_pixels, shared_box
 from utils.errors import UserError
 from utils.reading import mistakes
 from utils.schemas import DataSettings

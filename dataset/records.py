@@ -11,13 +11,17 @@ from typing import BinaryIO
 
 import numpy as np
 
+from dataset.archives import Archive, parse_archive
 from dataset.line_index import SMALLEST, identity, read_index, write_index
+from dataset.local_copies import local_path
 from utils.errors import UserError, shown
 from utils.files import leaves_folder, open_file
 from utils.reading import parse_json_line
+from utils.schemas import LOCAL_CACHE
+from utils.urls import redacted
 
 MAX_LINE_BYTES = 1 << 24
-RULES = 1  # goes up when a line is checked for more than before
+RULES = 2  # goes up when a line is checked for more than before
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
 TRAINED_ELEVATIONS_DEG = (-5, 30)  # of the paper's data
 
@@ -30,14 +34,19 @@ class OrbitRecord:
     image_paths: tuple[str, ...]  # relative to data.root
     elevations_deg: tuple[float, ...]  # of each view, [-90, 90]
     place: str  # file:line
+    archive: Archive | None = None  # which holds the images; None: each is a file
 
 
 class Records:
     """The records of a jsonl file. Only their offsets are held, 12 bytes a line, so that a million cost workers nothing."""
 
-    def __init__(self, path: str, num_frames: int):
-        """Raises UserError with file:line for the first line that is not a record of k x `num_frames` views."""
-        self.path = Path(path)
+    def __init__(self, path: str | Path, num_frames: int, local_cache: str = LOCAL_CACHE):
+        """`path` may be an address; the file is then fetched once, and kept in `local_cache`.
+
+        Raises UserError with file:line for the first line that is not a record of k x `num_frames` views.
+        """
+        self.name = redacted(str(path))
+        self.path = local_path(str(path), local_cache)
         self.num_frames = num_frames
         with open_file(self.path) as file:
             status = os.fstat(file.fileno())
@@ -54,11 +63,11 @@ class Records:
         offsets = array("q")
         lines = array("i")
         for number, offset, line in numbered_lines(file):
-            parse_record(line, f"{self.path}:{number}", self.num_frames)
+            parse_record(line, f"{self.name}:{number}", self.num_frames)
             offsets.append(offset)
             lines.append(number)
         if not offsets:
-            raise UserError(f"{self.path}: holds no record")
+            raise UserError(f"{self.name}: holds no record")
         return np.array(offsets, dtype=np.int64), np.array(lines, dtype=np.int32)
 
     def __len__(self) -> int:
@@ -68,12 +77,12 @@ class Records:
         with open_file(self.path) as file:
             for offset, number in zip(self._offsets, self._lines):
                 file.seek(offset)
-                yield parse_record(file.readline(), f"{self.path}:{number}", self.num_frames)
+                yield parse_record(file.readline(), f"{self.name}:{number}", self.num_frames)
 
     def __getitem__(self, index: int) -> OrbitRecord:
         with open_file(self.path) as file:
             file.seek(self._offsets[index])
-            return parse_record(file.readline(), f"{self.path}:{self._lines[index]}", self.num_frames)
+            return parse_record(file.readline(), f"{self.name}:{self._lines[index]}", self.num_frames)
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
@@ -125,7 +134,8 @@ def parse_record(line: bytes, place: str, num_frames: int) -> OrbitRecord:
         raise UserError(f"{place}: 'id' must be a text or an integer, found {shown(record_id)}")
     if re.search("[\ud800-\udfff]", str(record_id)):
         raise UserError(f"{place}: 'id' holds half a character: {shown(record_id)}")
-    return OrbitRecord(str(record_id), tuple(paths), tuple(map(float, elevations)), place)
+    archive = parse_archive(raw["archive"], len(paths), place) if "archive" in raw else None
+    return OrbitRecord(str(record_id), tuple(paths), tuple(map(float, elevations)), place, archive)
 
 
 def _check_paths(paths: list, place: str) -> None:

@@ -1,8 +1,6 @@
 """The torch Dataset: a sample's number gives the views of one orbit, which starts anywhere on it."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +12,8 @@ from dataset.images import Box, check_side, object_box, square_box, to_float, to
 from dataset.latents import LatentCache
 from dataset.order import record_index
 from dataset.records import OrbitRecord, Records, evenly_spread
+from dataset.sources import open_views
 from utils.errors import UserError
-from utils.images import open_rgba
 from utils.randomness import generator
 from utils.schemas import MAX_ORBIT_PIXELS, DataSettings
 
@@ -71,13 +69,6 @@ def load_views(record: OrbitRecord, data: DataSettings, start: int, background: 
     return torch.stack([to_view(image, box, data.size_px, background) for image in images]), box
 
 
-def open_views(record: OrbitRecord, data: DataSettings, views: Sequence[int]) -> Iterator[tuple[str, Image.Image]]:
-    """Open some of a record's views, one after the other, and give each with its path. Raises UserError with the path."""
-    for view in views:
-        path = Path(data.root, record.image_paths[view])
-        yield str(path), open_rgba(path)
-
-
 def _open_views(record: OrbitRecord, data: DataSettings, start: int, num_frames: int) -> list[Image.Image]:
     """The first `num_frames` of the orbit's `data.num_frames` views, all of one size. Raises UserError with the place."""
     num_views = len(record.image_paths)
@@ -126,14 +117,11 @@ def measure_object_fill(records: Records, data: DataSettings, num_records: int =
     return round(float(np.median(shares)), 4) if shares else None
 
 
-def try_images(records: Records, root: str, num_records: int = 32) -> None:
+def try_images(records: Records, data: DataSettings, num_records: int = 32) -> None:
     """Open the first and the last view of `num_records` records, evenly spread. Raises UserError with line and image."""
     for record in evenly_spread(records, num_records):
-        for path in (record.image_paths[0], record.image_paths[-1]):
-            try:
-                open_rgba(Path(root, path))
-            except UserError as error:
-                raise UserError(f"{record.place}: {error}") from None
+        for _ in open_views(record, data, (0, len(record.image_paths) - 1)):
+            pass
 
 
 def draw_view(seed: int, n: int, num_views: int) -> tuple[int, Tensor]:
@@ -179,7 +167,7 @@ class CachedViews(Dataset):
         views = self.cache.views(index, record, start, choice=float(colour[0]))
         pixels = torch.empty(0, 3, self.data.size_px, self.data.size_px, dtype=torch.uint8)
         if self.with_input_view:
-            image = open_rgba(Path(self.data.root, record.image_paths[start]))
+            [(_, image)] = open_views(record, self.data, [start])
             pixels = to_view(image, views.box, self.data.size_px, views.background)[None]
         elevation_deg = torch.tensor(record.elevations_deg[start])
         return Sample(pixels, elevation_deg, record.place, n, views.latents, views.image_embeds)

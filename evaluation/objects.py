@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from dataset.records import OrbitRecord, Records
+from dataset.sources import lacking
 from utils.errors import UserError
 from utils.files import file_name, read_lines
 from utils.schemas import EvaluateSettings
@@ -65,6 +66,6 @@ def check_record(record: OrbitRecord, root: str, settings: EvaluateSettings) -> 
                 f"{record.place}: elevation {record.elevations_deg[0]:g} is outside evaluate.elevations_deg,"
                 f" {low:g} to {high:g}"
             )
-    missing = next((path for path in record.image_paths if not Path(root, path).is_file()), None)
+    missing = lacking(record, root)
     if missing:
         raise UserError(f"{record.place}: {Path(root, missing)}: no such image file")

@@ -30,12 +30,14 @@ class ObjectFile(Saved):
     metrics: dict[str, dict[str, list[float]]]
 
 
-def conditions(settings: EvaluateSettings, weights: str, unet: dict[str, str], mixed_precision: str) -> dict:
+def conditions(
+    settings: EvaluateSettings, meta: Path, weights: str, unet: dict[str, str], mixed_precision: str
+) -> dict:
     """Return everything that an object's numbers depend on. `unet` holds the checksums of the UNet's files."""
     keys = {key: value for key, value in settings.model_dump(mode="json").items() if key not in FREE_KEYS}
-    with open(settings.meta, "rb") as file:
-        meta = hashlib.file_digest(file, "sha256").hexdigest()
-    return keys | {"unet": unet, "mixed_precision": mixed_precision, "weights": weights, "meta": meta}
+    with open(meta, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return keys | {"unet": unet, "mixed_precision": mixed_precision, "weights": weights, "meta": digest}
 
 
 def check_results(out: Path) -> None:

@@ -10,6 +10,7 @@ from models.svd import Base, weights_digest
 from training.launch import Accelerator, from_first_rank
 from training.saved_model import find_base
 from utils.schemas import DataSettings, NoiseSettings, TrainConfig
+from utils.urls import redacted
 
 PREPROCESSING = 1  # goes up when the same image gives other pixels, or the same pixels another latent or embedding
 FAINT = (
@@ -34,7 +35,7 @@ def fingerprint(base: Base, data: DataSettings) -> dict:
 
 def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
     """Raises UserError if the cache is not complete, or was made for another run."""
-    return LatentCache(cfg.data.cache, fingerprint(find_base(cfg.model), cfg.data), num_records)
+    return LatentCache(cfg.data, fingerprint(find_base(cfg.model), cfg.data), num_records)
 
 
 def open_views(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:
@@ -43,7 +44,9 @@ def open_views(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> 
         return OrbitViews(records, cfg.data, cfg.run.seed)
     cache = from_first_rank(accelerator, lambda: open_cache(cfg, len(records)))
     noised = noises_input_view(cfg.noise)
-    log.info(f"latents from {cfg.data.cache}" + ("; the input view is read, noised and encoded" if noised else ""))
+    log.info(
+        f"latents from {redacted(cfg.data.cache)}" + ("; the input view is read, noised and encoded" if noised else "")
+    )
     return CachedViews(records, cfg.data, cfg.run.seed, cache, with_input_view=noised)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.process import BaseProcess
 
 import torch
@@ -61,8 +61,9 @@ def end_processes(processes: set[BaseProcess]) -> None:
     signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
-def timed_next(batches: Iterator[OrbitBatch]) -> tuple[OrbitBatch, float]:
-    """Return the next batch, and the seconds that the step waited for it."""
+def timed_next(batches: Iterator[OrbitBatch], waiting: AbstractContextManager) -> tuple[OrbitBatch, float]:
+    """Return the next batch, and the seconds that the step waited for it, inside `waiting`."""
     started = time.perf_counter()
-    orbits = next(batches)
+    with waiting:
+        orbits = next(batches)
     return orbits, time.perf_counter() - started

@@ -184,7 +184,7 @@ def _file_system(scheme: str) -> "AbstractFileSystem":
         if scheme == "http":
             # trust_env: proxies of the environment, passwords of ~/.netrc. An address to which we are sent on may be signed.
             client = {"trust_env": True, "auto_decompress": False, "requote_redirect_url": False}
-            options["client_kwargs"] = client
+            options["client_kwargs"] = client | {"read_bufsize": 1 << 20}
         _opened[key] = fsspec.filesystem(scheme, **options)
     except ImportError:
         package = PACKAGES.get(scheme, "'fsspec[http]'")

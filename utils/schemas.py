@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from utils.config import Section, dotted_keys, key
+from utils.urls import OptionalPlace, Place
 
 AddedTimeId = Literal["fps_id", "motion_bucket_id", "noise_aug_strength", "elevation_deg"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -17,6 +18,7 @@ Size = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 MAX_STEPS = 9_999_999  # seven digits, as in the names of checkpoints
 # The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA, in each process that loads them.
 MAX_ORBIT_PIXELS = 21 * 4096**2
+LOCAL_CACHE = "~/.cache/svd_mv"
 MAX_CHUNK = 1024  # views, or orbits, that are computed at a time: beyond any GPU's memory
 
 
@@ -45,8 +47,8 @@ class RunSettings(Section):
 
 
 class DataSettings(Section):
-    root: str = key(..., "the folder that image_path is relative to; links in it are followed", "folder")
-    meta: str = key(..., "svd_meta.jsonl of the orbits to train on", "file")
+    root: Place = key(..., "the folder that image_path is relative to; links in it are followed", "folder or address")
+    meta: Place = key(..., "svd_meta.jsonl of the orbits to train on", "file or address")
     num_frames: int = key(
         21, "views of a circle; an orbit in the data has this many or a multiple", "views", ge=2, le=1000
     )
@@ -58,8 +60,18 @@ class DataSettings(Section):
         "fraction",
     )
     num_workers: int = key(4, "processes that load data, for each training process", "processes", ge=0, le=256)
-    cache: str | None = key(
-        None, "what `main.py cache` wrote for these data and this model: views are not encoded in the step", "folder"
+    cache: OptionalPlace = key(
+        None,
+        "what `main.py cache` wrote for these data and this model: views are not encoded in the step",
+        "folder or address",
+    )
+    local_cache: str = key(LOCAL_CACHE, "where copies are kept of what is read from an address", "folder")
+    local_cache_gib: float = key(
+        0,
+        "size of the copies of images, archives and latents; a jsonl is always kept, and does not count",
+        "GiB",
+        ge=0,
+        le=1_000_000,
     )
 
 
@@ -164,7 +176,7 @@ class SamplingSettings(Section):
 
 class ValidationSettings(SamplingSettings):
     every_steps: int = key(500, "validate every so many steps, and at the end; 0: never", "steps", ge=0, le=MAX_STEPS)
-    meta: str = key(..., "svd_meta.jsonl of held-out orbits", "file")
+    meta: Place = key(..., "svd_meta.jsonl of held-out orbits", "file or address")
     num_records: int = key(4, "how many of them are used, from the first", "records", ge=1, le=1_000_000)
     num_training_records: int = key(
         0, "as many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
@@ -233,9 +245,9 @@ MetricName = Literal["psnr", "ssim", "mse", "lpips", "clip"]
 
 
 class EvaluateSettings(SourceSettings, SamplingSettings):
-    meta: str = key(..., "svd_meta.jsonl of the orbits to measure on", "file")
-    root: str | None = key(
-        None, "the folder that image_path is relative to; null: the checkpoint's data.root", "folder"
+    meta: Place = key(..., "svd_meta.jsonl of the orbits to measure on", "file or address")
+    root: OptionalPlace = key(
+        None, "the folder that image_path is relative to; null: the checkpoint's data.root", "folder or address"
     )
     out: str = key(..., "where numbers, videos and page go; an interrupted evaluation goes on there", "folder")
     protocol: str | None = key(

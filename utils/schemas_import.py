@@ -1,4 +1,4 @@
-"""The keys of `import_orbits`: see utils/schemas.py."""
+"""The keys of `import_orbits` and `index_archives`: see utils/schemas.py."""
 
 from typing import Annotated, Literal
 
@@ -39,3 +39,13 @@ class ImportOrbitsSettings(Section):
 
 class ImportOrbitsConfig(Section):
     import_orbits: ImportOrbitsSettings
+
+
+class IndexArchivesSettings(Section):
+    root: str = key(..., "the folder with the archives: data.root", "folder")
+    meta: str = key(..., "svd_meta.jsonl of the orbits in them", "file")
+    out: str = key(..., "the new jsonl, whose lines say where in an archive each view lies", "file")
+
+
+class IndexArchivesConfig(Section):
+    index_archives: IndexArchivesSettings

@@ -1,32 +1,21 @@
-import json
-
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import dataset.sources
 from dataset import views as dataset_views
 from dataset.order import Share
 from dataset.records import Records
 from dataset.views import WHITE, OrbitViews, collate, load_orbit, try_images
+from tests.helpers.orbits import NUM_RECORDS, NUM_VIEWS, write_orbits
 from utils.errors import UserError
 from utils.schemas import DataSettings
-
-NUM_RECORDS = 5
-NUM_VIEWS = 8
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Write five orbits of eight views. View v of record r has one colour, which tells r and v, and elevation r + v / 100."""
-    lines = []
-    for record in range(NUM_RECORDS):
-        for view in range(NUM_VIEWS):
-            Image.new("RGBA", (16, 16), (record * 40, view * 30, 0, 255)).save(tmp_path / f"{record}_{view}.png")
-        paths = [f"{record}_{view}.png" for view in range(NUM_VIEWS)]
-        lines.append(json.dumps({"image_path": paths, "elevation": [record + view / 100 for view in range(NUM_VIEWS)]}))
-    (tmp_path / "meta.jsonl").write_text("\n".join(lines))
-    return DataSettings(root=str(tmp_path), meta=str(tmp_path / "meta.jsonl"), num_frames=4, size_px=8)
+    return write_orbits(tmp_path)
 
 
 def record_and_views(pixels):
@@ -109,8 +98,8 @@ def test_an_orbit_of_too_many_pixels_is_refused_at_its_first_view(data, monkeypa
     monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16)
     load_orbit(Records(data.meta, 4)[0], data, 0, WHITE)
     monkeypatch.setattr(dataset_views, "MAX_ORBIT_PIXELS", 4 * 16 * 16 - 1)
-    real = dataset_views.open_rgba
-    monkeypatch.setattr(dataset_views, "open_rgba", lambda path: opened.append(path) or real(path))
+    real = dataset.sources.open_rgba
+    monkeypatch.setattr(dataset.sources, "open_rgba", lambda path, name: opened.append(path) or real(path, name))
     with pytest.raises(
         UserError, match=r"meta\.jsonl:1: 4 views of 16 x 16 have 1,024 pixels together, the limit is 1,023"
     ):
@@ -134,10 +123,10 @@ def test_links_in_the_root_are_followed_wherever_they_lead(data, tmp_path):
 def test_trying_images_opens_the_first_and_the_last_view_and_names_line_and_image(data, tmp_path, view):
     records = Records(data.meta, 4)
     (tmp_path / "2_3.png").unlink()
-    try_images(records, data.root)
+    try_images(records, data)
     (tmp_path / f"2_{view}.png").write_text("no image")
     with pytest.raises(UserError, match=rf"meta\.jsonl:3: .*2_{view}\.png: not an image"):
-        try_images(records, data.root)
+        try_images(records, data)
 
 
 def test_a_missing_image_is_a_user_error_through_a_loading_process_too(data, tmp_path):
