@@ -25,7 +25,7 @@ SAVE_EVERY_STEPS = 100
 WARMUP_STEPS = 50
 VAE_FRAMES = 4  # views that the VAE's decoder sees together in training
 CROP_PX = 32  # most of the time the VAE sees pieces of views, a quarter of the work
-WHOLE_SHARE = 0.2  # of the steps, at the end, in which it sees whole views
+WHOLE_SHARE = 0.15  # of the steps, at the end, in which it sees whole views
 LATENT_NOISE = 0.05  # what the UNet leaves of noise does not hurt the decoder then
 TEMPERATURE = 0.1  # of the contrastive loss
 
@@ -39,13 +39,13 @@ def fit_vae(vae: AutoencoderKLTemporalDecoder, orbits: Tensor, steps: int, seed:
     def loss(step: int) -> Tensor:
         random = generator(seed, step, "view")
         whole = step >= (1 - WHOLE_SHARE) * steps
-        views = to_float(torch.cat([_piece(orbits, random, whole) for _ in range(2 if whole else 6)]))
+        views = to_float(torch.cat([_piece(orbits, random, whole) for _ in range(1 if whole else 3)]))
         latents = vae.encode(views).latent_dist.mode()
         noise = LATENT_NOISE * torch.randn(latents.shape, generator=random)
         decoded = vae.decode(latents + noise, num_frames=VAE_FRAMES).sample
         return F.mse_loss(decoded, views) + 0.1 * F.l1_loss(decoded, views) + 1e-4 * latents.square().mean()
 
-    _fit(vae, loss, steps, 2e-3, state)
+    _fit(vae, loss, steps, 1e-3, state)
     with torch.no_grad():
         sample = to_float(orbits[:: max(1, len(orbits) // 64), ::4].flatten(0, 1))
         latents = torch.cat([vae.encode(views).latent_dist.mode() for views in sample.split(32)])

@@ -50,7 +50,7 @@ def test_training_validating_and_sampling_never_mix_devices_nor_compute_in_fp64(
         pixels = torch.rand(2, FRAMES, 3, SIZE_PX, SIZE_PX)
         orbits = OrbitBatch(pixels.to(torch.uint8), torch.rand(2), n=[0, 1], places=["a", "b"])
         latents, cond, draws = encode(orbits, svd.encoders, 0, NoiseSettings(), CUDA)
-        cache = {"latents": torch.rand(2, FRAMES, 4, 8, 8), "image_embeds": torch.rand(2, 32)}
+        cache = {"latents": torch.rand(latents.shape), "image_embeds": torch.rand(2, 32)}
         from_cache = replace(orbits, pixels=orbits.pixels[:, :1], **cache)
         cached_latents, cached_cond, _ = encode(from_cache, svd.encoders, 0, NoiseSettings(), CUDA)
         losses = denoising_loss(svd.unet, latents, cond, draws.sigma, draws.noise)

@@ -56,7 +56,7 @@ def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_sampler
     random = torch.Generator().manual_seed(3)
     state = random.get_state()
     cond_noise = torch.randn(view.shape, generator=random)  # the pipeline's first draw
-    noise = torch.randn(1, 21, 4, 4, 4, generator=random)
+    noise = torch.randn(1, *svd.encoders.latent_shape(21, 32), generator=random)
     cond = svd.encoders.condition(view, torch.tensor([ELEVATION]), torch.tensor([strength]), cond_noise)
     views = sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, noise, sampling)[0]
     ours = views / 2 + 0.5
@@ -103,7 +103,7 @@ def test_a_model_of_any_layout_computes_the_same_after_its_export(trained_run, l
     sign(checkpoint)
     assert export(checkpoint, tmp_path / "out") == 0
     stock = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "out").unet
-    noised = torch.randn(1, 3, 4, 4, 4, generator=random)
+    noised = torch.randn(1, *svd.encoders.latent_shape(3, 32), generator=random)
     sigma = torch.tensor([2.0])
     cond = svd.encoders.condition(
         torch.zeros(1, 3, 32, 32), torch.tensor([9.0]), torch.tensor([0.1]), torch.zeros(1, 3, 32, 32)

@@ -31,7 +31,7 @@ def saved_bytes(unet: nn.Module) -> int:
         return tensor
 
     with next(unet.parameters()).device:
-        latents = torch.randn(1, 21, 4, 8, 8)
+        latents = torch.randn(1, 21, unet.config.out_channels, 8, 8)
         embeds = torch.randn(1, 1, unet.config.cross_attention_dim)
         cond = Conditioning(latents[:, 0], embeds, torch.tensor([[6.0, 10.0, 0.02]]))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

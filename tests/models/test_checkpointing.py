@@ -10,9 +10,10 @@ from models.svd import compile_blocks
 
 def loss_and_gradients(unet):
     random = torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(2, 3, 4, 8, 8, generator=random) for _ in range(2))
+    channels = unet.config.out_channels
+    latents, noise = (torch.randn(2, 3, channels, 8, 8, generator=random) for _ in range(2))
     cond = Conditioning(
-        torch.randn(2, 4, 8, 8, generator=random),
+        torch.randn(2, channels, 8, 8, generator=random),
         torch.randn(2, 1, 32, generator=random),
         torch.tensor([[6.0, 10.0, 0.02], [6.0, 30.0, 0.05]]),
     )

@@ -49,7 +49,7 @@ def stock(weights: dict[str, torch.Tensor]) -> UNetSpatioTemporalConditionModel:
 @torch.no_grad()
 def output(unet) -> torch.Tensor:
     random = torch.Generator().manual_seed(0)
-    sample = torch.randn(1, 3, 8, 8, 8, generator=random)
+    sample = torch.randn(1, 3, unet.config.in_channels, 8, 8, generator=random)
     embeds = torch.randn(1, 1, unet.config.cross_attention_dim, generator=random)
     return unet(sample, torch.tensor([0.1]), embeds, torch.tensor([[6.0, 10.0, 0.02]]), return_dict=False)[0]
 

@@ -83,7 +83,7 @@ def test_our_sampler_is_the_stock_pipeline_driven_with_motion_bucket_id_as_eleva
         3
     )  # as the pipeline draws: first the noise of the image, then that of the latents
     cond = condition(svd, view, random)
-    noise = torch.randn(1, FRAMES, 4, 8, 8, generator=random)
+    noise = torch.randn(1, *svd.encoders.latent_shape(FRAMES, 64), generator=random)
     latents = sample_latents(
         svd.unet.eval(),
         cond,
@@ -101,7 +101,7 @@ def test_our_sampler_is_the_stock_pipeline_driven_with_motion_bucket_id_as_eleva
 def test_guidance_per_view_moves_each_view_by_its_own_scale(svd, view, random):
     """This holds since one Euler step to sigma 0 returns the guided estimate itself."""
     cond = condition(svd, view, random)
-    noise = torch.randn(1, 3, 4, 8, 8, generator=random)
+    noise = torch.randn(1, *svd.encoders.latent_shape(3, 64), generator=random)
     sigmas = torch.tensor([2.0, 0.0])
     sigma = sigmas[:1]
     start = noise * 5**0.5
@@ -117,7 +117,7 @@ def test_more_orbits_than_attention_takes_are_denoised_in_parts_and_come_out_the
     svd, view, random, monkeypatch, guidance, sizes
 ):
     cond = Conditioning.cat([condition(svd, view * shade, random) for shade in (1.0, 0.5, -1.0)])
-    noise = torch.randn(3, 3, 4, 8, 8, generator=random)
+    noise = torch.randn(3, *svd.encoders.latent_shape(3, 64), generator=random)
     given = (cond, noise, torch.tensor([2.0, 0.0]), torch.full((3,), guidance))
     whole = sample_latents(svd.unet, *given)
     seen = []
@@ -140,7 +140,7 @@ def test_guidance_is_a_triangle_over_the_orbit(num_frames):
 
 
 def test_the_decoder_sees_chunks_of_the_given_size(svd, random):
-    latents = torch.randn(6, 4, 8, 8, generator=random)
+    latents = torch.randn(svd.encoders.latent_shape(6, 64), generator=random)
     whole = svd.encoders.decode(latents, 6)
     in_threes = svd.encoders.decode(latents, 3)
     torch.testing.assert_close(in_threes[:3], svd.encoders.decode(latents[:3], 3))
