@@ -12,12 +12,12 @@ from pathlib import Path
 from pydantic import RootModel
 
 from dataset.importers import parquet
-from dataset.importers.formats import detect, find_items, stays_in_place
-from dataset.importers.output import HELD_OUT, META, ImportFolder
+from dataset.importers.formats import FORMATS, detect, find_items, stays_in_place
+from dataset.importers.output import HELD_OUT, META, SETTINGS, ImportFolder
 from dataset.importers.report import Counts, num_frames_for, summary, write_sheets
 from dataset.importers.source import SourceItem
 from dataset.importers.work import Task, import_all
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.files import user_path
 from utils.progress import Progress
 from utils.reading import read_json
@@ -60,6 +60,8 @@ def open_task(cfg: ImportOrbitsConfig, source: Path, folder: ImportFolder) -> Ta
     name = cfg.import_orbits.format
     if name == "auto":
         name = folder.saved_format() or detect(source, folder.folder)
+    if name not in FORMATS:
+        raise UserError(f"{folder.folder / SETTINGS}: the format {shown(name)} is none of {', '.join(FORMATS)}")
     if name == "parquet":
         parquet.check_installed()
     rules = {"min_views": cfg.import_orbits.min_views, "needs_alpha": cfg.import_orbits.needs_alpha}

@@ -69,7 +69,7 @@ def find_up(cameras: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return the unit vector that all x axes are level to. Raises Refusal if there is none, or more than one."""
     rights = cameras[:, :3, 0]
     ups = cameras[:, :3, 1]
-    _, spreads, directions = np.linalg.svd(rights, full_matrices=True)
+    _, spreads, directions = np.linalg.svd(rights, full_matrices=False)
     if len(cameras) < 3 or spreads[1] / np.sqrt(len(cameras)) < MIN_SPREAD:
         raise Refusal("no ring", f"{len(cameras)} views, from too few sides to tell which way is up")
     up = directions[2]

@@ -11,10 +11,12 @@ import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView
+from dataset.importers.source import MAX_BYTES, Refusal, SourceItem, SourceObject, SourceView, damage
 from utils.errors import UserError
 from utils.files import open_file
 from utils.reading import Saved, parse_json
@@ -34,7 +36,7 @@ class Camera(Saved):
     y: Vector
     z: Vector
     origin: Vector
-    x_fov: float | None = None  # radians
+    x_fov: Annotated[float, Field(gt=0, lt=math.pi)] | None = None  # radians
 
 
 def objects_in(files: set[str], folders: set[str]) -> tuple[list[str], bool]:
@@ -107,18 +109,22 @@ def _tar_blobs(path: Path) -> dict[str, bytes]:
     """Return the images and cameras in a tar. Nothing is extracted, and names that are not as above are skipped."""
     blobs: dict[str, bytes] = {}
     objects: set[str] = set()
-    try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    left = MAX_BYTES
+    with open_file(path) as file, damage("not a tar that can be read"):
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise Refusal("unreadable", f"a tar of more than {MAX_BYTES >> 20} MiB is not one object")
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                if member.size < 0:  # an older Python would come back to this member for ever
+                    raise Refusal("unreadable", f"{member.name} has {member.size} bytes")
                 match = _IN_TAR.fullmatch(member.name)
                 if match is None or not member.isreg():
                     continue
-                if member.size > MAX_MEMBER_BYTES or len(blobs) > 2 * MAX_VIEWS:
+                left -= member.size  # a sparse one is larger than the tar
+                if member.size > MAX_MEMBER_BYTES or left < 0 or len(blobs) > 2 * MAX_VIEWS:
                     raise Refusal("unreadable", f"{member.name} is too large, or one of too many")
                 objects.add(match[1])
                 blobs[match[3]] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise Refusal("unreadable", f"not a tar that can be read: {error}") from None
     if len(objects) > 1:
         raise Refusal("unreadable", f"the tar holds {len(objects)} objects, expected one")
     return blobs

@@ -1,11 +1,12 @@
 """A folder of `000.png` with `000.npy` beside it: world-to-camera, 3 4 or 4 4, in OpenGL axes, as Zero123's renders have it."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView
+from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView, damage
 from utils.files import open_file
 
 SHAPES = ((3, 4), (4, 4))
@@ -37,15 +38,14 @@ def read(source: Path, item: SourceItem) -> SourceObject:
 def _camera_to_world(path: Path) -> np.ndarray:
     with open_file(path) as file:
         data = file.read(MAX_BYTES + 1)
-    try:
+    with damage(f"{path.name}: not a 3 4 world-to-camera matrix"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy warns of a header that Python 2 wrote
         if len(data) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         matrix = np.eye(4)
         values = _read_array(data)
         matrix[: len(values)] = values
         return np.linalg.inv(matrix)
-    except (ValueError, EOFError, np.linalg.LinAlgError) as error:
-        raise Refusal("unreadable", f"{path.name}: not a 3 4 world-to-camera matrix: {error}") from None
 
 
 def _read_array(data: bytes) -> np.ndarray:

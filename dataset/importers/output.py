@@ -8,19 +8,19 @@ has the settings that the journal depends on, and OUT/views/ the images that cam
 import errno
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
 from utils.errors import UserError, shown
 from utils.files import new_file, remove, remove_unfinished, write_atomically
 from utils.held_out import held_out_of
 from utils.jsonl import Lines
-from utils.reading import Saved, read_json
+from utils.reading import InsidePath, Saved, read_json
 
-JOURNAL, META, HELD_OUT, FAILURES, SETTINGS, LOCK, STAGING, VIEWS, ACCEPTED, REJECTED = OWN_NAMES = (
+JOURNAL, META, HELD_OUT, FAILURES, SETTINGS, LOCK, STAGING, VIEWS, ACCEPTED, REJECTED = (
     "objects.jsonl",
     "svd_meta.jsonl",
     "svd_meta_held_out.jsonl",
@@ -34,12 +34,24 @@ JOURNAL, META, HELD_OUT, FAILURES, SETTINGS, LOCK, STAGING, VIEWS, ACCEPTED, REJ
 )
 
 
+class _Record(Saved):
+    id: str
+    image_path: Annotated[list[InsidePath], Field(min_length=1)]
+    elevation: Annotated[list[float], Field(min_length=1)]
+    license: str | None = None
+
+
+class _Failure(Saved):
+    kind: str
+    reason: str
+
+
 class ObjectLine(Saved):
     """What must be in a line of the journal."""
 
     id: str
-    records: list[dict]
-    failures: list[dict]
+    records: list[_Record]
+    failures: list[_Failure]
 
 
 class SavedSettings(RootModel[dict[str, bool | int | str]]):
@@ -54,8 +66,10 @@ class ImportFolder:
     def __init__(self, folder: Path):
         """Raises UserError if the folder holds what is not ours, or another import is at it."""
         self.folder = folder
-        if folder.is_dir() and not (folder / SETTINGS).exists() and (foreign := {*os.listdir(folder)} - {*OWN_NAMES}):
-            raise UserError(f"import_orbits.out: {folder} holds {min(foreign)}, which is not ours: choose another")
+        if folder.is_dir() and not (folder / SETTINGS).exists() and (foreign := _foreign(folder)):
+            raise UserError(
+                f"import_orbits.out: {folder} holds {min(foreign)}, and no {SETTINGS} says that it is ours: choose another"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(folder / LOCK, "a")  # noqa: SIM115
         try:
@@ -141,3 +155,9 @@ class ImportFolder:
         with new_file(self.folder / name) as file:
             for line in lines:
                 file.writelines(json.dumps(row).encode() + b"\n" for row in rows_of(line))
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return what is in a folder without settings, but for hidden files and the journal that we make before the settings."""
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return [name for name in names if name != JOURNAL or (folder / name).stat().st_size]

@@ -5,17 +5,21 @@
 """
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from dataset.importers.gobjaverse import from_blobs
-from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView
+from dataset.importers.source import MAX_BYTES, Refusal, SourceItem, SourceObject, SourceView, damage
 from utils.camera import camera_to_world
-from utils.errors import UserError, shown
+from utils.errors import UserError, cut, shown
 from utils.files import open_file
 
-MAX_BYTES = 1 << 30  # of an object's columns, unpacked
 MAX_ROWS = 10_000
+COLUMNS: tuple[dict[str, tuple[str, ...]], ...] = (  # of the two kinds, with the types that they may have
+    {"keys": ("string", "large_string", "binary"), "values": ("binary", "large_binary")},
+    {"view_id": ("int64", "int32", "int16", "int8", "uint8"), "image_png": ("binary", "large_binary")},
+)
 DOME_ELEVATIONS_DEG = (0, 30, 60, 90)  # a ring each, from azimuth 0 on +x, counter-clockwise
 DOME_RING_VIEWS = 12
 DOME_FOV_DEG = math.degrees(0.691150367)
@@ -47,27 +51,45 @@ def read(source: Path, item: SourceItem) -> SourceObject:
 
 def _columns(path: Path) -> tuple[dict[str, list], str | None]:
     """Return the columns that we need, and the licence that the file's metadata names under `license`."""
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        with open_file(path) as file, pyarrow.parquet.ParquetFile(file) as table:
-            names = set(table.schema_arrow.names)
-            wanted = next((pair for pair in (("keys", "values"), ("view_id", "image_png")) if names >= {*pair}), None)
-            if wanted is None:
-                raise Refusal("unreadable", f"has neither keys and values nor view_id and image_png: {sorted(names)}")
-            if table.metadata.num_rows > MAX_ROWS or _unpacked_bytes(table.metadata, wanted) > MAX_BYTES:
-                raise Refusal("unreadable", "more than a parquet file of one object can hold")
-            columns = table.read(columns=list(wanted)).to_pydict()
-            license_ = (table.schema_arrow.metadata or {}).get(b"license", b"").decode(errors="replace")
-            return columns, license_ or None
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise Refusal("unreadable", f"not a parquet file that can be read: {error}") from None
+    with (
+        open_file(path) as file,
+        damage("not a parquet file that can be read"),
+        pyarrow.parquet.ParquetFile(file) as table,
+    ):
+        types = {field.name: str(field.type) for field in table.schema_arrow}
+        wanted = next((pair for pair in COLUMNS if types.keys() >= pair.keys()), None)
+        if wanted is None:
+            found = cut(", ".join(sorted(types)))
+            raise Refusal("unreadable", f"has neither keys and values nor view_id and image_png, but {found}")
+        for name, allowed in wanted.items():
+            if types[name] not in allowed:
+                raise Refusal("unreadable", f"its column {name} is {cut(types[name])}, not {allowed[0]}")
+        if table.metadata.num_rows > MAX_ROWS or _unpacked_bytes(table.metadata, wanted) > MAX_BYTES:
+            raise _too_large()
+        license_ = (table.schema_arrow.metadata or {}).get(b"license", b"").decode(errors="replace")
+        return _read_rows(table, wanted), license_ or None
 
 
-def _unpacked_bytes(metadata, columns: tuple[str, str]) -> int:
+def _read_rows(table, names: Iterable[str]) -> dict[str, list]:
+    """Read row by row, and count: a value that stands in the file once may fill ten thousand rows."""
+    columns: dict[str, list] = {name: [] for name in names}
+    left = MAX_BYTES
+    for row in table.iter_batches(batch_size=1, columns=list(columns)):
+        left -= row.nbytes
+        if left < 0:
+            raise _too_large()
+        for name, values in columns.items():
+            values += row.column(name).to_pylist()
+    return columns
+
+
+def _too_large() -> Refusal:
+    return Refusal("unreadable", "more than a parquet file of one object can hold")
+
+
+def _unpacked_bytes(metadata, columns: Collection[str]) -> int:
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)

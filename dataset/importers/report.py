@@ -11,7 +11,9 @@ from dataset.importers.source import Refusal, SourceItem
 from dataset.importers.work import Task, read_object
 from dataset.records import TRAINED_ELEVATIONS_DEG
 from utils.errors import UserError
-from utils.sheets import label, sheet, spread, tiles
+from utils.images import read_header
+from utils.schemas import MAX_ORBIT_PIXELS
+from utils.sheets import NUM_VIEWS, label, sheet, spread, tiles
 
 
 class Counts:
@@ -83,8 +85,12 @@ def _images_of(item: SourceItem, task: Task) -> list[Path | bytes]:
 
 
 def _row(text: str, images: Sequence[Path | bytes]) -> dict[str, np.ndarray]:
-    """Return a row of a sheet, or none without an image, or with one that cannot be read."""
+    """Return a row of a sheet, or none without an image, or with one that cannot be read, or would take long to."""
+    images = spread(images, NUM_VIEWS)
     try:
+        sizes = [read_header(image, "an image").size for image in images]
+        if sum(width * height for width, height in sizes) > MAX_ORBIT_PIXELS:
+            return {}
         return {text: tiles(images)} if images else {}
     except UserError:
         return {}

@@ -1,11 +1,15 @@
 """What a source of renders gives, whatever its format: objects, and their views with the cameras that drew them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.errors import ItemFailure
+from utils.errors import ItemFailure, UserError, first_line
+
+MAX_BYTES = 1 << 30  # of the files of an object that is read whole, from a tar or a parquet file
 
 KINDS = {
     "unreadable": "its cameras, or the file that holds it, cannot be read",
@@ -24,6 +28,19 @@ class Refusal(ItemFailure):
     def line(self) -> dict:
         """Return it as failures.jsonl has it."""
         return {"kind": self.kind, "reason": self.reason}
+
+
+@contextmanager
+def damage(what: str) -> Iterator[None]:
+    """Raise Refusal for whatever a library raises on damaged data, so that only a library's calls belong inside."""
+    try:
+        yield
+    except (Refusal, UserError):
+        raise
+    except (
+        Exception
+    ) as error:  # tarfile, pyarrow and numpy raise anything: RecursionError, TypeError, OverflowError ...
+        raise Refusal("unreadable", f"{what}: {first_line(error)}") from None
 
 
 @dataclass(frozen=True)

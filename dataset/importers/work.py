@@ -72,6 +72,8 @@ def import_object(item: SourceItem, task: Task) -> dict:
     failures: list[dict] = []
     try:
         found = read_object(item, task)
+        if not found.views:
+            raise Refusal("unreadable", "no view in it")
         if found.damaged:
             count = f"{len(found.damaged)} views: " if len(found.damaged) > 1 else ""
             failures.append(Refusal("unreadable", count + found.damaged[0]).line())

@@ -309,7 +309,7 @@ def test_a_damaged_file_costs_its_object_only(kind, tmp_path):
         (["import_orbits.licenses=nowhere.json"], "nowhere.json: cannot be read"),
         (["import_orbits.num_frames=23"], "none of 6 objects gave an orbit"),
         (["import_orbits.min_views=9"], "was made with import_orbits.min_views=8: choose another"),
-        (["import_orbits.out=docs"], "which is not ours"),
+        (["import_orbits.out=docs"], "says that it is ours"),
     ],
 )
 def test_a_wrong_setting_is_one_line(words, fragment, source, imported, tmp_path, capsys):
