@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, cut, first_line
 from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
 
@@ -116,19 +117,32 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
 
 
 def restore_adapter(unet: UNetSpatioTemporalConditionModel, folder: Path) -> None:
-    """Load a saved adapter into a UNet with a new one. Raises UserError if the base below it is not the one it was trained on."""
+    """Load a saved adapter into a UNet with a new one.
+
+    Raises UserError if it is another kind of adapter, or if the base below it is not the one that it was trained on.
+    """
     frozen = {name: weight for name, weight in unet.named_parameters() if not weight.requires_grad}
     if read_json(folder / ABOUT, _About).base_sha256 != sha256_of_weights(frozen):
         raise UserError(
             f"{folder} was trained on other weights than those that model.base has now: bring these back, or start a new"
             f" run.name from the merged weights, with model.base={folder.parent}"
         )
-    saved = read_adapter(folder)
+    try:
+        saved = read_adapter(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read: {cut(first_line(error))}") from None
     trained = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
-    assert saved.keys() == trained.keys(), saved.keys() ^ trained.keys()
+    for name in sorted(saved.keys() | trained.keys()):
+        found, wanted = (_form(weights.get(name)) for weights in (saved, trained))
+        if found != wanted:
+            raise UserError(f"{folder} holds another adapter than the config says: {name} is {found}, not {wanted}")
     with torch.no_grad():
         for name, weight in trained.items():
             weight.copy_(saved[name])
+
+
+def _form(weight: Tensor | None) -> str:
+    return "missing" if weight is None else f"{weight.dtype} of {[*weight.shape]}"
 
 
 def sha256_of_weights(weights: Mapping[str, Tensor]) -> str:

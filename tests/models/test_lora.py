@@ -8,8 +8,19 @@ import torch
 from accelerate import Accelerator
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from safetensors.torch import load_file, save_file
 
-from models.lora import add_adapter, lora_scale, merge, read_adapter, restore_adapter, save_adapter, sha256_of_weights
+from models.lora import (
+    EMBEDDING,
+    WEIGHTS,
+    add_adapter,
+    lora_scale,
+    merge,
+    read_adapter,
+    restore_adapter,
+    save_adapter,
+    sha256_of_weights,
+)
 from models.trainable import choose_trainable, trained_parts
 from training.masters import lend_unet
 from utils.errors import UserError
@@ -144,6 +155,32 @@ def test_an_adapter_comes_back_bit_by_bit_and_only_on_its_own_base(tmp_path):
     again.conv_in.bias.data[0] += 1e-6
     with pytest.raises(UserError, match=r"was trained on other weights than those that model\.base has now"):
         restore_adapter(again, tmp_path)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, EMBEDDING])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights, name: weights | {name: weights[name].flatten()},
+        lambda weights, name: weights | {name: weights[name][:-1].clone()},
+        lambda weights, name: weights | {name: weights[name].bfloat16()},
+        lambda weights, name: {other: weight for other, weight in weights.items() if other != name},
+        lambda weights, name: weights | {"x": weights[name].clone()},
+        lambda weights, name: {},
+    ],
+)
+def test_an_adapter_of_another_form_is_refused_before_anything_is_loaded(file, change, tmp_path):
+    unet = with_adapter(model())
+    trained = {name: weight.detach() for name, weight in unet.named_parameters() if weight.requires_grad}
+    frozen = {name: weight for name, weight in unet.named_parameters() if not weight.requires_grad}
+    save_adapter(unet, trained, sha256_of_weights(frozen), model(), tmp_path)
+    weights = load_file(tmp_path / file)
+    save_file(change(weights, max(weights)), tmp_path / file)
+    with pytest.raises(UserError, match="holds another adapter than the config says"):
+        restore_adapter(unet, tmp_path)
+    (tmp_path / file).write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        restore_adapter(unet, tmp_path)
 
 
 def test_diffusers_reads_the_saved_adapter_and_a_stock_unet_with_it_is_the_merged_one(tmp_path):
