@@ -18,7 +18,7 @@ from training.run_folder import run_folder
 from training.saved_model import find_base
 from utils.config import to_yaml
 from utils.errors import cut
-from utils.files import write_atomically
+from utils.files import user_path, write_atomically
 from utils.schemas import TrainConfig
 from utils.urls import is_remote
 
@@ -36,11 +36,17 @@ def check(cfg: TrainConfig) -> int:
         prediction = predict(cfg, find_launch(cfg.check))
         print_prediction(prediction, cfg)
         numbers = prediction.to_json()
+        write_numbers(numbers, cfg.check.json)  # before minutes of measuring, in case it cannot be written
     if cfg.check.measure_steps:
         numbers |= measure(cfg, numbers)
-    if cfg.check.json and is_first:
-        write_atomically(Path(cfg.check.json), json.dumps(numbers, indent=1) + "\n")
+        if is_first:
+            write_numbers(numbers, cfg.check.json)
     return 0
+
+
+def write_numbers(numbers: dict, path: str | None) -> None:
+    if path is not None:
+        write_atomically(user_path(path), json.dumps(numbers, indent=1) + "\n")
 
 
 def print_config(cfg: TrainConfig) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, ValidationError
 
 from models.activations import Precision
 from utils.errors import UserError
-from utils.reading import Saved, read_json, read_yaml
+from utils.reading import Saved, explain, mistakes, read_json, read_yaml
 from utils.schemas import CheckSettings
 
 DEFAULT_LAUNCH = "accelerate_config/one_gpu.yaml"
@@ -81,24 +81,43 @@ def _launched(environment: Mapping[str, str]) -> Launch:
     )
 
 
+class _DeepSpeed(Saved):
+    deepspeed_config_file: str | None = None
+    zero_stage: int = Field(2, ge=0, le=3)
+    offload_optimizer_device: str = "none"
+    offload_param_device: str = "none"
+
+
+class _LaunchFile(Saved):
+    """What is read of a launch file of accelerate."""
+
+    mixed_precision: str = "no"
+    num_processes: int = Field(ge=1, le=1_000_000)
+    num_machines: int = Field(ge=1, le=1_000_000)
+    deepspeed_config: _DeepSpeed | None = None
+
+
 def _from_file(path: Path) -> Launch:
     raw = read_yaml(path)
+    raw["deepspeed_config"] = raw.get("deepspeed_config") or None  # accelerate writes {} where there is none
     try:
-        bf16 = raw.get("mixed_precision") == "bf16"
-        plain = Launch(str(path), 0, False, False, bf16, int(raw["num_processes"]), int(raw["num_machines"]))
-        deepspeed = raw.get("deepspeed_config")
-        if not deepspeed:
-            return plain
-        if config_file := deepspeed.get("deepspeed_config_file"):
-            return _with_deepspeed_config(plain, Path(config_file))
-        return replace(
-            plain,
-            zero_stage=int(deepspeed["zero_stage"]),
-            optimizer_on_host=deepspeed.get("offload_optimizer_device", "none") != "none",
-            weights_on_host=deepspeed.get("offload_param_device", "none") != "none",
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"check.launch_file: {path} is no launch file of accelerate: {error!r}") from None
+        launch = _LaunchFile.model_validate(raw)
+    except ValidationError as error:
+        found = mistakes([explain(item) for item in error.errors(include_url=False)])
+        raise UserError(f"check.launch_file: {path} is no launch file of accelerate: {found}") from None
+    bf16 = launch.mixed_precision == "bf16"
+    plain = Launch(str(path), 0, False, False, bf16, launch.num_processes, launch.num_machines)
+    deepspeed = launch.deepspeed_config
+    if deepspeed is None:
+        return plain
+    if deepspeed.deepspeed_config_file:
+        return _with_deepspeed_config(plain, Path(deepspeed.deepspeed_config_file))
+    return replace(
+        plain,
+        zero_stage=deepspeed.zero_stage,
+        optimizer_on_host=deepspeed.offload_optimizer_device != "none",
+        weights_on_host=deepspeed.offload_param_device != "none",
+    )
 
 
 class _Offload(Saved):
@@ -106,7 +125,7 @@ class _Offload(Saved):
 
 
 class _Zero(Saved):
-    stage: int = 0
+    stage: int = Field(0, ge=0, le=3)
     offload_optimizer: _Offload = _Offload()
     offload_param: _Offload = _Offload()
 

@@ -9,6 +9,7 @@ from training.launch_file import Launch, find_launch
 from utils.errors import UserError
 from utils.schemas import CheckSettings
 
+WHOLE = "num_processes: 1\nnum_machines: 1\n"
 SHIPPED = "accelerate_config/{}.yaml"
 
 
@@ -59,7 +60,11 @@ def test_what_is_measured_is_predicted_for_the_launch_that_measures():
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("num_processes: 1", "is no launch file of accelerate: KeyError('num_machines')"),
+        ("num_processes: 1", "is no launch file of accelerate: num_machines: missing"),
+        ("num_machines: 1\nnum_processes: .inf", "num_processes: input should be a valid integer, found inf"),
+        ("num_machines: 0\nnum_processes: 1", "num_machines: input should be greater than or equal to 1"),
+        (WHOLE + "deepspeed_config: {zero_stage: 9}", "zero_stage: input should be less than or equal to 3"),
+        (WHOLE + "deepspeed_config: 7", "deepspeed_config: input should be a valid dictionary"),
         (
             "num_processes: 1\nnum_machines: 1\ndeepspeed_config: {deepspeed_config_file: README.md}",
             "README.md: cannot be",
