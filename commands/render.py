@@ -24,11 +24,15 @@ from utils.files import user_path
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals
 
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # torch's launcher sets it, under accelerate's too
 NUM_NAMES = 3  # of files that are left out
 
 
 def render(cfg: RenderConfig) -> int:
-    """Returns the exit code: 0, 1 if an asset of this process failed (filtered ones did not), 128 + n after signal n."""
+    """Returns the exit code: 0, 1 if an asset of this process failed (filtered ones did not), 128 + n after signal n.
+
+    Under torch's launcher it is 0 where it were 1.
+    """
     render = cfg.render
     command = find_renderer(render).command(render.executable)
     hdris = list_hdris(user_path(render.hdris)) if render.hdris else None
@@ -56,7 +60,9 @@ def render(cfg: RenderConfig) -> int:
             return 128 + stop.number
         print_summary(output, mine, counts, time.monotonic() - started, complete)
         _, failed = output.finished()
-        return int(bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine))
+        has_failed = bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine)
+        # At the first process that ends with 1 torch's launcher stops the others, at whatever object they are.
+        return int(has_failed and LAUNCHED not in os.environ)
 
 
 def announce(left_out: Sequence[str], guest: str | None, num_objects: int) -> None:

@@ -158,10 +158,18 @@ class Output:
             self._failures.append({**line, "kind": failure.kind, "reason": failure.reason})
 
     def settings(self, now: dict) -> dict:
-        """Return the settings that the folder was made with, which are `now` if it is new."""
+        """Return the settings that the folder was made with, which are `now` if it is new.
+
+        Raises UserError if something has the name of a file of ours, and no settings say that it is ours.
+        """
         path = self.folder / RENDER_SETTINGS
         with self.locked():
             if not path.exists():
+                for foreign in (self.folder / name for name in OWN_NAMES):
+                    if foreign.exists() and foreign.stat().st_size:  # an empty one we have just made
+                        raise UserError(
+                            f"{foreign} is there, and no {path.name} says that it is ours: choose another render.out"
+                        )
                 write_atomically(path, json.dumps(now, indent=1) + "\n")
             return read_json(path, SavedSettings).root
 

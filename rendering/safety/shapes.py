@@ -1,6 +1,7 @@
 """What an .obj, a .ply or an .stl announces, held against the bytes that it has. Each check returns the files that it names."""
 
 import mmap
+import os
 import re
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +11,7 @@ from rendering.safety.companions import MAX_COMPANIONS, companion, obj_libraries
 from rendering.safety.textures import check_texture
 
 MAX_LIBRARY_BYTES = 64 << 20  # an .mtl is read whole
+SCANNED_TEXTURES = "materials/textures"  # of Google Scanned Objects, beside their meshes/
 _HEADER_BYTES = 1 << 16  # a .ply's header is shorter
 _PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
 _PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
@@ -32,10 +34,22 @@ def check_obj(path: Path) -> list[Path]:
         raise unreadable(f"names {len(textures):,} textures, more than {MAX_COMPANIONS:,}")
     if any(library.parent != path.parent.resolve() for library, _ in textures):
         raise unreadable("its .mtl is in another folder, and renderers disagree on where its textures then are")
-    found = [companion(path.parent, name) for _, name in textures]
+    found = [_texture(path.parent, name) for _, name in textures]
     for texture, (_, name) in zip(found, textures):
         check_texture(texture, f"the texture '{name}'")
     return [*libraries, *found]
+
+
+def _texture(folder: Path, name: str) -> Path:
+    """Return the file of a texture. Raises Failure as `companion` does, and says where one of Google Scanned Objects lies."""
+    try:
+        return companion(folder, name)
+    except Failure:
+        if re.search(r"[/\\]", name) or not os.path.isfile(folder.parent / SCANNED_TEXTURES / name):
+            raise
+        raise unreadable(
+            f"names the texture '{name}', which is not in its folder but in ../{SCANNED_TEXTURES}: copy it beside the .obj"
+        ) from None
 
 
 def _textures_of(library: Path) -> list[str]:

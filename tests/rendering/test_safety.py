@@ -50,6 +50,23 @@ def test_the_size_limit_is_for_an_asset_with_its_textures(folders):
         check_asset(path, size - 1)
 
 
+def test_a_texture_of_a_scan_that_lies_beside_its_meshes_is_said_to_lie_there(tmp_path):
+    """Google Scanned Objects are downloaded so. Nothing outside the asset's folder is read."""
+    for place in ("meshes", "materials/textures"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "meshes/model.obj").write_text("mtllib model.mtl\nv 0 0 0\n")
+    (tmp_path / "meshes/model.mtl").write_text("newmtl a\nmap_Kd texture.png\n")
+    (tmp_path / "materials/textures/texture.png").write_bytes(texture(0))
+    with pytest.raises(Failure, match=r"in \.\./materials/textures: copy it beside the \.obj"):
+        check_asset(tmp_path / "meshes/model.obj", LIMIT)
+    (tmp_path / "meshes/texture.png").symlink_to("../materials/textures/texture.png")
+    with pytest.raises(Failure, match="copy it beside"):
+        check_asset(tmp_path / "meshes/model.obj", LIMIT)
+    (tmp_path / "meshes/texture.png").unlink()
+    (tmp_path / "meshes/texture.png").write_bytes(texture(0))
+    check_asset(tmp_path / "meshes/model.obj", LIMIT)
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
