@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from commands.train import train
-from tests.helpers.launch import ENVIRONMENT, ROOT, Fork
+from tests.helpers.launch import ENVIRONMENT, ROOT, Fork, heed_terminal
 from training.checkpoint import checkpoints
 from training.memory import explain_out_of_memory
 from utils.errors import UserError
@@ -32,7 +32,7 @@ def start(tmp_path, *words: str, program: tuple[str, ...] = ("main.py",), **envi
     command = [sys.executable, *program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | environment,
+        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | environment, preexec_fn=heed_terminal,
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ import socket
 import sys
 from pathlib import Path
 
+from tests.helpers.launch import heed_terminal
+
 PROGRAM = (
     "main", "commands.train", "commands.check", "commands.sample", "commands.evaluate", "commands.render",
     "accelerate.commands.config", "deepspeed", "deepspeed.launcher.runner", "torch._dynamo", "torch.distributed.run",
@@ -66,6 +68,7 @@ def become(request: int, output: int) -> list[str]:
     with open(request) as file:
         asked = json.load(file)
     os.setsid()
+    heed_terminal()
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     os.close(output)

@@ -20,6 +20,12 @@ PORT = ("--main_process_port", "0")  # any free one
 PATIENCE_S = 300
 
 
+def heed_terminal() -> None:
+    """Take SIGINT and SIGHUP as a program in a terminal does. Under nohup, and in the background of a shell, they are ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Fork:
     """`python WORDS` as a fork of the server: the part of subprocess.Popen that the tests use. Output and errors are one text."""
 
