@@ -2,6 +2,8 @@
 
 import errno
 import importlib
+import os
+import signal
 import sys
 
 COMMANDS = {  # command: (the schema of its config, a line of help)
@@ -59,8 +61,8 @@ COMMANDS = {  # command: (the schema of its config, a line of help)
     ),
 }
 USER_FIXES = {  # errors of the operating system that a user can fix
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-    errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN,
 }  # fmt: skip
 
 
@@ -76,27 +78,40 @@ def schema_of(command: str) -> type:
 
 
 def main(argv: list[str]) -> int:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it is closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
     if sys.version_info < (3, 11):  # noqa: UP036
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
-    from utils.errors import UserError, one_line
+    from utils.errors import UserError, drop_output, one_line
 
     try:
-        return run(argv[0], argv[1:])
+        code = run(argv[0], argv[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         # A loading process of PyTorch puts its traceback in front of the message.
         message = str(error).rpartition("utils.errors.UserError: ")[2]
-        sys.stderr.write(f"error: {one_line(message)}\n")  # in one piece, since other ranks write too
-        return 2
+    except BrokenPipeError:  # who read our output has gone, as in `main.py check ... | head`
+        drop_output()
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in USER_FIXES:
             raise
-        message = f"{error.filename or 'a file'}: cannot be written or read: {error.strerror}"
-        sys.stderr.write(f"error: {one_line(message)}\n")
-        return 2
+        message = f"{error.filename or 'a file, or the output'}: cannot be written or read: {error.strerror}"
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by SIGINT\n")
+        return 128 + signal.SIGINT
+    sys.stderr.write(f"error: {one_line(message)}\n")  # in one piece, since other ranks write too
+    try:
+        sys.stdout.flush()
+    except OSError:  # it was the output that could not be written
+        drop_output()
+    return 2
 
 
 def run(command: str, arguments: list[str]) -> int:

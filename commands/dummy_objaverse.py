@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dataset.records import Records
 from rendering.camera import azimuths_deg
 from rendering.solid_objects import HELD_OUT, elevations_deg
 from rendering.solids import render_view
+from utils.errors import UserError
 from utils.schemas_render import DummyObjaverseConfig
 from utils.video import contact_sheet
 
@@ -19,6 +21,8 @@ STRIP = {"rows": 6, "stride": 2}
 def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     root = Path(cfg.dummy_objaverse.out)
     lines = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}
+    for file_name in lines:
+        refuse_others(root.parent / file_name)
     strip = {}
     for number, (name, elevation) in enumerate(elevations_deg().items(), start=1):
         folder = root / f"{number:03d}"
@@ -35,6 +39,12 @@ def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     for file_name, records in lines.items():
         (root.parent / file_name).write_text("\n".join(records) + "\n")
     contact_sheet(dict(list(strip.items())[: STRIP["rows"]])).save(root / "strip.png", optimize=True)
+
+
+def refuse_others(meta: Path) -> None:
+    """Raise UserError if a list that would be replaced is not of this dataset."""
+    if meta.exists() and not elevations_deg().keys() >= {record.id for record in Records(str(meta), NUM_VIEWS)}:
+        raise UserError(f"{meta} lists other orbits, and would be replaced: choose another dummy_objaverse.out")
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The door: help is instant, and every user error is one line and exit code 2."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,43 @@ def test_user_errors_are_one_line_and_exit_2(words, fragment, capsys, tmp_path):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert fragment in captured.err
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"), [("nobody", 141, ""), ("/dev/full", 2, "No space left on device\n")]
+)
+def test_output_that_cannot_be_written_is_no_traceback(output, code, message):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") if output == "nobody" else open(output, "w") as file:
+        answer = subprocess.run(
+            [sys.executable, "main.py", "train", "--help"], cwd=ROOT, stdout=file, stderr=-1, text=True
+        )
+    assert answer.returncode == code and answer.stderr.count("\n") == bool(message)
+    assert answer.stderr.endswith(message)
+
+
+def test_closed_output_is_no_error():
+    words = ["/bin/sh", "-c", 'exec "$0" main.py train --help >&-', sys.executable]
+    answer = subprocess.run(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_an_interrupt_is_one_line_under_every_command(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "run", interrupted)
+    assert main.main(["cache"]) == 130
+    assert capsys.readouterr().err == "stopped by SIGINT\n"
+
+
+def test_dummy_objaverse_replaces_nobody_elses_list(capsys, tmp_path):
+    mine = Path("svd_meta_held_out.jsonl").read_text().replace('"id": "', '"id": "my ')
+    (tmp_path / "svd_meta_held_out.jsonl").write_text(mine)
+    assert main.main(["dummy_objaverse", f"dummy_objaverse.out={tmp_path}/views"]) == 2
+    assert "lists other orbits, and would be replaced" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["svd_meta_held_out.jsonl"]
 
 
 def test_a_run_folder_that_cannot_be_written_is_named(capsys, tmp_path):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from training.launch import any_rank, describe_launch
 from utils.config import Section, to_yaml
-from utils.errors import UserError
+from utils.errors import UserError, drop_output
 from utils.files import write_atomically
 from utils.schemas import RunSettings
 
@@ -100,10 +100,14 @@ def write_config(cfg: Section, folder: Path) -> None:
 
 
 class _Console(logging.Handler):
-    """Writes lines to stdout, above the progress bar if there is one."""
+    """Writes lines to stdout, above the progress bar if there is one. A run goes on when nobody reads them any more."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:
+            drop_output()
 
 
 class _RunLog(logging.FileHandler):

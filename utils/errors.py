@@ -1,6 +1,8 @@
 """The one kind of error that a user can fix, and how it is shown."""
 
+import os
 import reprlib
+import sys
 from typing import ClassVar
 
 MAX_VALUE = 200  # characters of a value that an error repeats
@@ -61,3 +63,10 @@ def one_line(message: str, limit: int = MAX_LINE) -> str:
     """Return a message as one line of at most `limit` characters, without any that a terminal would obey."""
     line = cut(" ".join(message.split()), limit)
     return cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), limit)
+
+
+def drop_output() -> None:
+    """Print to nowhere from now on. Python would write the rest at its end, and print an error of its own where it cannot."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.__stdout__.fileno())
+    os.close(nowhere)

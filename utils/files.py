@@ -51,7 +51,13 @@ def write_file(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield an unfinished file. It takes the place of `path` when the block ends without an error."""
+    """Yield an unfinished file. It takes the place of `path` when the block ends without an error.
+
+    Raises UserError if `path` is a folder, a link, or a device: /dev/null would be a file from then on.
+    """
+    refuse_link(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}: choose another place")
     unfinished = unfinished_path(path)
     try:
         with naming(path), open(unfinished, "xb") as file:

@@ -10,7 +10,16 @@ import sys
 import pytest
 
 from utils.errors import UserError
-from utils.files import file_name, new_file, new_folder, put_in_place, remove_folder, remove_unfinished, unfinished_path
+from utils.files import (
+    file_name,
+    new_file,
+    new_folder,
+    put_in_place,
+    remove_folder,
+    remove_unfinished,
+    unfinished_path,
+    write_atomically,
+)
 
 
 def names(folder):
@@ -129,3 +138,19 @@ def test_the_name_made_of_any_id_fits_into_a_folder_with_all_that_is_put_around_
         if name:
             with new_file(tmp_path / f"000_{name}.jsonl"):
                 pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "link to nothing", "pipe"])
+def test_a_file_takes_the_place_of_no_folder_link_or_pipe(kind, tmp_path):
+    path = tmp_path / "file"
+    (tmp_path / "other").write_text("mine")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / ("other" if kind == "link" else "nothing"))
+    before = path.lstat()
+    with pytest.raises(UserError, match="choose another place"):
+        write_atomically(path, "ours")
+    assert path.lstat().st_mode == before.st_mode and (tmp_path / "other").read_text() == "mine"
