@@ -45,6 +45,7 @@ def check(cfg: TrainConfig) -> int:
 
 
 def write_numbers(numbers: dict, path: str | None) -> None:
+    """Write what is predicted, and measured, as `check.json`, if it is given."""
     if path is not None:
         write_atomically(user_path(path), json.dumps(numbers, indent=1) + "\n")
 
