@@ -32,6 +32,7 @@ from dataset.views import WHITE, load_views, measure_object_fill
 from models.encoders import ENCODER_DTYPES, Encoders
 from models.svd import load_encoders
 from training.feeding import fingerprint
+from training.loading import leave_interrupts
 from training.saved_model import find_base
 from utils.division import division_of
 from utils.errors import UserError
@@ -137,7 +138,12 @@ def encode_shard(
     numbers = index.records_of(shard)
     items = [item for number in numbers for item in views.items(number)]
     loader = DataLoader(
-        views, batch_size=None, sampler=items, num_workers=data.num_workers, pin_memory=device.type == "cuda"
+        views,
+        batch_size=None,
+        sampler=items,
+        num_workers=data.num_workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_interrupts,
     )
     loaded = iter(loader)
     orbits = []

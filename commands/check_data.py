@@ -14,7 +14,7 @@ from dataset.local_copies import local_path
 from dataset.looks import ENDS_TRAINING, KINDS, Look, look_at
 from dataset.records import MAX_LINE_BYTES, TRAINED_ELEVATIONS_DEG, numbered_lines
 from dataset.turning import STRONG, USUALLY_LAST, judge_set, surely_more_than
-from training.loading import begin_loading
+from training.loading import leave_interrupts
 from utils.errors import UserError, one_line
 from utils.files import new_file, open_file, user_path, write_atomically
 from utils.progress import Progress
@@ -61,7 +61,7 @@ class Lines(Dataset):
     def looks(self) -> Iterator[Look]:
         """Look at all lines, in their order, in `data.num_workers` processes."""
         workers = self.data.num_workers
-        return iter(DataLoader(self, batch_size=None, num_workers=workers, worker_init_fn=begin_loading))
+        return iter(DataLoader(self, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts))
 
 
 class Findings:

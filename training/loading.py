@@ -50,6 +50,11 @@ def begin_loading(_: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def leave_interrupts(_: int) -> None:
+    """In a loading process that ends by SIGTERM: a Ctrl-C is for the process that it loads for, which gets it too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def end_processes(processes: set[BaseProcess]) -> None:
     """End processes with SIGKILL: they ignore SIGTERM and may hang in a read, and Python waits for them at its exit."""
     # The loader's own handler raises an error when one of them is killed.
