@@ -36,7 +36,7 @@ def demo(cfg: DemoConfig) -> None:
         background_remover()  # so that what is missing is said now
     with (
         listening(settings.host, settings.port) as listener,
-        tempfile.TemporaryDirectory(prefix="svd_mv_demo.") as folder,
+        tempfile.TemporaryDirectory(prefix=f"svd_mv_demo.{os.getpid()}.") as folder,
     ):
         prepare_gradio(Path(folder))
         svd = load_saved_model(saved, accelerator)

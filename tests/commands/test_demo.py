@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -171,14 +172,9 @@ def test_gradio_missing_is_one_line(trained_run, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def temporary(tmp_path_factory):
-    return tmp_path_factory.mktemp("temporary")
-
-
-@pytest.fixture(scope="module")
-def process(trained_run, temporary):
+def process(trained_run):
     words = ("demo", str(trained_run), "demo.port=0", "demo.num_inference_steps=2")
-    process = Fork("main.py", *words, TMPDIR=str(temporary))
+    process = Fork("main.py", *words)
     yield process
     if process.returncode is None:
         process.kill()
@@ -191,6 +187,12 @@ def address(process):
         if line.startswith("http://127.0.0.1:"):
             return line.split()[0] + "/"
     pytest.fail("it ended before it said its address")
+
+
+@pytest.fixture(scope="module")
+def temporary(process, address):
+    [folder] = Path(tempfile.gettempdir()).glob(f"svd_mv_demo.{process.pid}.*")
+    return folder
 
 
 @needs_gradio
@@ -278,8 +280,8 @@ def test_no_file_or_address_but_an_upload_is_opened(address, temporary, path):
 @needs_gradio
 def test_ctrl_c_stops_it_and_leaves_no_file(process, address, temporary):
     """The last test of the file: it ends the server of the others."""
-    assert any(temporary.iterdir())
+    assert temporary.is_dir()
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and output.endswith("stopped\n"), output
-    assert "KeyboardInterrupt" not in output and "Cancelled" not in output and not list(temporary.iterdir())
+    assert "KeyboardInterrupt" not in output and "Cancelled" not in output and not temporary.exists()
