@@ -95,7 +95,7 @@ def needs_encoding(folder: Path, index: CacheIndex, shard: int, records: Records
     path = shard_path(folder, shard)
     if not path.exists():
         return True
-    fault = fault_of_shard(path, [records[number] for number in index.records_of(shard)])
+    fault = fault_of_shard(path, index, [records[number] for number in index.records_of(shard)])
     if fault:
         print(f"{path.name} is encoded anew: {fault}", flush=True)
     return fault is not None

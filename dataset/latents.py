@@ -7,10 +7,10 @@ with K backgrounds, P circles of F views (an orbit of 84 views has 4 circles of 
     i/image_embeds  K P F C       of CLIP
     i/backgrounds   K 3           in [0, 1], fp32
     i/boxes         P 4           the square that the views of a circle were cropped to
-    i/checksums     K P 2         CRC-32 of each circle's latents and embeddings
+    i/checksums     K P 3         CRC-32 of each circle's latents, of its embeddings, and of its background with its box
     i/record        32            SHA-256 of the record's paths and elevations
 
-So what a sample needs lies together, and is all that is read. Each read is checked against the checksum and the record.
+So what a sample needs lies together, and is all that is read. Each read is checked: shapes and types, record, checksums.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -27,10 +28,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from dataset.images import Box
+from dataset.images import MAX_SIDE_PX, Box
 from dataset.records import OrbitRecord
-from dataset.shards import LocalShard, RemoteShard
-from utils.errors import UserError
+from dataset.shards import Form, LocalShard, RemoteShard, differing_form
+from utils.errors import UserError, cut, first_line
 from utils.files import new_file
 from utils.reading import MAX_JSON_BYTES, Saved, parse_json, read_json
 from utils.remote import list_names, look_at, read_file
@@ -38,6 +39,8 @@ from utils.schemas import DataSettings
 from utils.urls import is_remote, joined, redacted
 
 INDEX = "index.json"
+VAE_SCALE = 8  # pixels to a side of a latent
+STORED = {"fp16": "F16", "fp32": "F32"}  # as safetensors calls them
 AGAIN = "run `main.py cache` again, which encodes anew what is missing or damaged"
 
 
@@ -49,7 +52,7 @@ class CacheIndex(Saved):
     orbits_per_shard: int = Field(ge=1)
     num_backgrounds: int = Field(ge=1)
     seed: int = Field(ge=0)  # of the backgrounds
-    dtype: str  # of latents and embeddings as stored
+    dtype: Literal["fp16", "fp32"]  # of latents and embeddings as stored
     encoder_dtype: str
     object_fill: float | None  # as measured on the views
 
@@ -74,8 +77,8 @@ class EncodedOrbit:
 
     def tensors(self) -> dict[str, Tensor]:
         sums = [
-            [[_crc(latents), _crc(embeds)] for latents, embeds in zip(*both)]
-            for both in zip(self.latents, self.image_embeds)
+            [_checksums(*circle, background) for circle in zip(latents, embeds, self.boxes)]
+            for latents, embeds, background in zip(self.latents, self.image_embeds, self.backgrounds)
         ]
         tensors = {**vars(self), "checksums": torch.tensor(sums)}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}  # convolutions leave other strides
@@ -113,7 +116,7 @@ def write_shard(path: Path, orbits: list[EncodedOrbit]) -> None:
         file.write(save(tensors))
 
 
-def fault_of_shard(path: Path, records: Sequence[OrbitRecord]) -> str | None:
+def fault_of_shard(path: Path, index: CacheIndex, records: Sequence[OrbitRecord]) -> str | None:
     """Return what is wrong with a shard that is to hold `records`, or None. All of it is read."""
     if not path.is_file():
         return "it is missing"
@@ -123,11 +126,13 @@ def fault_of_shard(path: Path, records: Sequence[OrbitRecord]) -> str | None:
         if count != len(records):
             return f"it holds {count} records instead of {len(records)}"
         for place, record in enumerate(records):
-            num_backgrounds, num_circles, _ = shard.shape(f"{place}/checksums")
-            for background, circle in product(range(num_backgrounds), range(num_circles)):
+            num_circles = _count_circles(shard, place, record, index, str(path))
+            for background, circle in product(range(index.num_backgrounds), range(num_circles)):
                 _read_circle(shard, place, background, circle, record, str(path))
-    except (OSError, SafetensorError, UserError) as error:
+    except UserError as error:
         return str(error)
+    except (OSError, SafetensorError) as error:
+        return cut(first_line(error))
     return None
 
 
@@ -161,13 +166,13 @@ class LatentCache:
         background = int(choice * self.index.num_backgrounds)
         try:
             shard = self._open(name)
-            num_circles = shard.shape(f"{place}/latents")[1]
+            num_circles = _count_circles(shard, place, record, self.index, f"{self.name}/{name}")
             circle = start % num_circles
             latents, embeds, colour, box = _read_circle(shard, place, background, circle, record, f"{self.name}/{name}")
         except (OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{self.name}/{name}: cannot be read: {error}; {AGAIN}") from None
+            raise UserError(f"{self.name}/{name}: cannot be read: {cut(first_line(error))}; {AGAIN}") from None
         first = start // num_circles
-        return EncodedViews(latents.roll(-first, 0).float(), embeds[first].float(), colour, tuple(box.tolist()))
+        return EncodedViews(latents.roll(-first, 0).float(), embeds[first].float(), colour, box)
 
     def _open(self, name: str) -> LocalShard | RemoteShard:
         if is_remote(self.data.cache):
@@ -206,10 +211,31 @@ def _shortly(value) -> str:
     return value[:12] if isinstance(value, str) else str(value)
 
 
+def _count_circles(
+    shard: LocalShard | RemoteShard, place: int, record: OrbitRecord, index: CacheIndex, path: str
+) -> int:
+    """Return how many circles a record has. Raises UserError if the shard holds something of another form."""
+    num_frames = index.fingerprint["data.num_frames"]
+    num_circles = len(record.image_paths) // num_frames
+    circles = [index.num_backgrounds, num_circles]
+    side = index.fingerprint["data.size_px"] // VAE_SCALE
+    expected: dict[str, Form] = {
+        f"{place}/latents": (STORED[index.dtype], [*circles, num_frames, None, side, side]),
+        f"{place}/image_embeds": (STORED[index.dtype], [*circles, num_frames, None]),
+        f"{place}/backgrounds": ("F32", [index.num_backgrounds, 3]),
+        f"{place}/boxes": ("I64", [num_circles, 4]),
+        f"{place}/checksums": ("I64", [*circles, None]),
+        f"{place}/record": ("U8", [32]),
+    }
+    if fault := differing_form(shard, expected):
+        raise UserError(f"{path}: {fault}; {AGAIN}")
+    return num_circles
+
+
 def _read_circle(
     shard: LocalShard | RemoteShard, place: int, background: int, circle: int, record: OrbitRecord, path: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return latents (F 4 h w) and embeddings (F C) as stored, the background (3) and the square (4).
+) -> tuple[Tensor, Tensor, Tensor, Box]:
+    """Return latents (F 4 h w) and embeddings (F C) as stored, the background (3) and the square.
 
     Raises UserError if they are damaged, or of another record.
     """
@@ -221,13 +247,20 @@ def _read_circle(
         "backgrounds": (background,),
         "boxes": (circle,),
     }
-    digest, sums, latents, embeds, *rest = shard.read([(f"{place}/{name}", index) for name, index in parts.items()])
+    values = shard.read([(f"{place}/{name}", index) for name, index in parts.items()])
+    digest, sums, latents, embeds, background, box = values
     if not torch.equal(digest, record_digest(record)):
         raise UserError(f"{path}: holds other views than {record.place} names: data.meta was changed; {AGAIN}")
-    if [_crc(latents), _crc(embeds)] != sums.tolist():
+    found = _checksums(latents, embeds, box, background)
+    if sums.tolist() not in (found, found[:2]):  # earlier versions wrote two
         raise UserError(f"{path}: is damaged: the checksum of its orbit {place} does not fit; {AGAIN}")
-    return latents, embeds, *rest
+    left, upper, right, lower = square = tuple(box.tolist())
+    fits = 0 < right - left == lower - upper <= MAX_SIDE_PX and max(map(abs, square)) <= 2 * MAX_SIDE_PX
+    if not fits or not ((background >= 0) & (background <= 1)).all():
+        raise UserError(f"{path}: holds a crop or a background that cannot be; {AGAIN}")
+    return latents, embeds, background, square
 
 
-def _crc(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().numpy())
+def _checksums(latents: Tensor, embeds: Tensor, box: Tensor, background: Tensor) -> list[int]:
+    sums = [zlib.crc32(tensor.contiguous().numpy()) for tensor in (latents, embeds, background)]
+    return [*sums[:2], zlib.crc32(box.numpy(), sums[2])]

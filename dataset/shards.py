@@ -27,6 +27,7 @@ DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64, "U8": 
 _HOLE = struct.Struct("<QQ")
 Part = tuple[str, tuple[int, ...]]  # a tensor's name, and leading indices into it
 Span = tuple[int, int]  # of bytes in the file
+Form = tuple[str, list[int | None]]  # a tensor's type, as safetensors calls it, and its shape; None is any size
 
 
 class LocalShard:
@@ -38,8 +39,9 @@ class LocalShard:
     def names(self) -> list[str]:
         return list(self._file.keys())
 
-    def shape(self, name: str) -> list[int]:
-        return self._file.get_slice(name).get_shape()
+    def form(self, name: str) -> Form:
+        found = self._file.get_slice(name)
+        return found.get_dtype(), found.get_shape()
 
     def read(self, parts: list[Part]) -> list[Tensor]:
         return [self._file.get_slice(name)[index] if index else self._file.get_tensor(name) for name, index in parts]
@@ -55,8 +57,9 @@ class RemoteShard:
         self._path = _head_path(url, data.local_cache)
         self._head = _read_head(self._path)
 
-    def shape(self, name: str) -> list[int]:
-        return self._head.tensors[name]["shape"]
+    def form(self, name: str) -> Form:
+        found = self._head.tensors[name]
+        return found["dtype"], found["shape"]
 
     def read(self, parts: list[Part]) -> list[Tensor]:
         """Return parts of tensors. What lies close together is read in one request."""
@@ -92,6 +95,16 @@ class RemoteShard:
         with open(self._path, "rb") as file:
             file.seek(span[0] if span[1] <= first else span[0] - (last - first))
             return bytearray(file.read(span[1] - span[0]))
+
+
+def differing_form(shard: LocalShard | RemoteShard, expected: dict[str, Form]) -> str | None:
+    """Return how the first tensor differs that has not the form that is expected of it, or None."""
+    for name, (dtype, shape) in expected.items():
+        found, sizes = shard.form(name)
+        fits = len(sizes) == len(shape) and all(want in (None, size) for size, want in zip(sizes, shape))
+        if found != dtype or not fits:
+            return f"{name} is {found} of {sizes}, not {dtype} of {shape}"
+    return None
 
 
 def merged(spans: list[Span]) -> list[Span]:

@@ -3,19 +3,23 @@
 import json
 import math
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from commands.cache import cache
 from commands.train import encode, train
 from dataset.images import to_float
-from dataset.latents import INDEX, shard_path
+from dataset.latents import INDEX, EncodedOrbit, fault_of_shard, shard_path
 from dataset.order import record_index
 from dataset.records import Records
 from dataset.views import CachedViews, OrbitViews, collate, draw_view, load_views
 from models.objective import denoising_loss
+from tests.helpers.hostile_state import ODD_TENSORS
 from tests.helpers.runs import metrics
 from training.feeding import noises_input_view, open_cache
 from utils.config import load_config, to_json
@@ -23,6 +27,7 @@ from utils.errors import UserError
 from utils.schemas import CacheConfig
 
 CIRCLES = ("data.num_frames=7", "data.object_fill=0.8")  # three circles an orbit, each with a crop of its own
+TENSORS = ("latents", "image_embeds", "background")
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
@@ -146,9 +151,38 @@ def test_every_flipped_byte_is_seen_where_it_is_read(make_cache, tmp_path):
         except UserError as error:
             assert "shard_000001" in str(error)
         else:  # a bit that this sample does not read
-            assert torch.equal(found.latents, expected.latents) and torch.equal(
-                found.image_embeds, expected.image_embeds
-            )
+            assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in TENSORS)
+            assert found.box == expected.box
+
+
+def test_a_shard_of_another_form_is_refused_by_training_and_encoded_anew_by_cache_whoever_signed_it(
+    make_cache, tmp_path
+):
+    cfg = make_cache()
+    path = shard_path(tmp_path / "cache", 1)
+    whole = load(path.read_bytes())  # not mapped from the file that is overwritten
+    records = list(Records(cfg.data.meta, 21))
+    cache = cached_views(cfg).cache
+    assert fault_of_shard(path, cache.index, records[2:]) is None
+    for (name, tensor), (change, mutate) in product(whole.items(), ODD_TENSORS.items()):
+        try:
+            mutant = whole | {name: mutate(tensor).contiguous()}
+            if (mutant[name].dtype, mutant[name].shape) == (tensor.dtype, tensor.shape):
+                continue
+            path.write_bytes(save(mutant if name.endswith("checksums") else signed(mutant)))
+        except (RuntimeError, TypeError, ValueError, SafetensorError, IndexError, KeyError, NotImplementedError):
+            continue  # what cannot be written, or not be signed
+        assert fault_of_shard(path, cache.index, records[2:]) is not None, (name, change)
+        with pytest.raises(UserError, match="shard_000001"):
+            cache.views(2, records[2], 0, 0.0)
+
+
+def signed(shard: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A shard of one record with the checksums of what it holds."""
+    orbit = EncodedOrbit(
+        **{name.partition("/")[2]: tensor for name, tensor in shard.items() if "checksums" not in name}
+    )
+    return {f"0/{name}": tensor for name, tensor in orbit.tensors().items()}
 
 
 def test_processes_divide_the_shards(make_cache, tmp_path, monkeypatch):
