@@ -26,6 +26,8 @@ def record(number: int, num_views: int) -> OrbitRecord:
 
 RECORDS = [record(number, VIEWS * (1 + number % 2)) for number in range(COUNT)]
 
+FINGERPRINT = {"data.num_frames": VIEWS, "data.size_px": 8 * SIDE}
+
 
 def write_cache(folder, dtype: torch.dtype, num_backgrounds: int) -> None:
     """Write random numbers in two shards. Every second record has two circles."""
@@ -35,13 +37,14 @@ def write_cache(folder, dtype: torch.dtype, num_backgrounds: int) -> None:
         shape = (num_backgrounds, len(found.image_paths) // VIEWS, VIEWS)
         latents = torch.randn(*shape, 4, SIDE, SIDE, generator=random).to(dtype)
         embeds = torch.randn(*shape, 32, generator=random).to(dtype)
-        boxes = torch.randint(9, (shape[1], 4), generator=random)
+        corners = torch.randint(9, (shape[1], 2), generator=random)
+        boxes = torch.cat([corners, corners + 8], dim=1)
         orbits.append(
             EncodedOrbit(latents, embeds, torch.rand(num_backgrounds, 3, generator=random), boxes, record_digest(found))
         )
     index = CacheIndex(
-        fingerprint={"size": 8}, num_records=COUNT, orbits_per_shard=3, num_backgrounds=num_backgrounds, seed=0,
-        dtype="fp16", encoder_dtype="fp32", object_fill=None,
+        fingerprint=FINGERPRINT, num_records=COUNT, orbits_per_shard=3, num_backgrounds=num_backgrounds, seed=0,
+        dtype="fp16" if dtype == torch.float16 else "fp32", encoder_dtype="fp32", object_fill=None,
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     for shard in range(2):
@@ -72,7 +75,7 @@ def opened(web, tmp_path):
         url = f"{web.url}/cache" if kind == "http" else "memory://cache"
         common = {"root": "nowhere", "meta": "nowhere", "local_cache": str(tmp_path / "local")}
         return [
-            LatentCache(DataSettings(cache=place, **common), {"size": 8}, COUNT)
+            LatentCache(DataSettings(cache=place, **common), FINGERPRINT, COUNT)
             for place in (str(tmp_path / "cache"), url)
         ]
 
@@ -132,15 +135,15 @@ def test_missing_shards_and_other_runs_are_refused_before_the_first_sample(opene
     import fsspec
 
     _, far = opened()
-    with pytest.raises(UserError, match="was encoded with another size"):
-        LatentCache(far.data, {"size": 9}, COUNT)
+    with pytest.raises(UserError, match=r"was encoded with another data\.size_px"):
+        LatentCache(far.data, FINGERPRINT | {"data.size_px": 9}, COUNT)
     del web.files["cache/shard_000001.safetensors"]
     with pytest.raises(UserError, match=r"cache/shard_000001\.safetensors: cannot be read: no such file"):
-        LatentCache(far.data, {"size": 8}, COUNT)
+        LatentCache(far.data, FINGERPRINT, COUNT)
     _, far = opened(kind="memory")
     fsspec.filesystem("memory").rm("/cache/shard_000000.safetensors")
     with pytest.raises(UserError, match=r"^memory://cache: 1 of 2 shards are missing"):
-        LatentCache(far.data, {"size": 8}, COUNT)
+        LatentCache(far.data, FINGERPRINT, COUNT)
 
 
 @pytest.mark.parametrize(
