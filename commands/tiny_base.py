@@ -27,6 +27,7 @@ from models.trainable import count_parameters
 from rendering.toys import write_toys
 from training.checkpoint import checkpoints
 from training.run_folder import run_folder
+from utils.errors import UserError
 from utils.files import new_folder, write_atomically
 from utils.reading import read_json
 from utils.schemas import CacheConfig, CacheSettings, TinyBaseConfig
@@ -36,12 +37,16 @@ TRAINING = "svd_meta.jsonl"
 HELD_OUT = "svd_meta_held_out.jsonl"
 NUM_HELD_OUT = 24  # objects of the assets, and of the toys, that nothing is trained on
 CLIPS_PER_ORBIT = 4
+NAMES = "held_out.txt"  # beside the model: the objects that it was not trained on
 CARD = Path(__file__).with_name("tiny_base_card.md")
 
 
 def tiny_base(cfg: TinyBaseConfig) -> int:
     """Returns the exit code: 0, or that of a rendering that was stopped."""
     work = Path(cfg.tiny_base.work)
+    out = Path(cfg.tiny_base.out)
+    if out.exists() and not (out / NAMES).is_file():
+        raise UserError(f"{out} is there, and tiny_base did not write it: choose another tiny_base.out")
     write_toys(work / "toys", cfg.tiny_base.num_toys, cfg.tiny_base.seed)
     for light in range(cfg.tiny_base.num_lights):
         for source, assets in (("assets", Path(cfg.tiny_base.assets)), ("toys", work / "toys")):
@@ -238,5 +243,5 @@ def finish(cfg: TinyBaseConfig, work: Path) -> None:
     with new_folder(Path(cfg.tiny_base.out)) as unfinished:
         pipeline.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
-        (unfinished / "held_out.txt").write_text("".join(f"{name}\n" for name in held_out), encoding="utf-8")
+        (unfinished / NAMES).write_text("".join(f"{name}\n" for name in held_out), encoding="utf-8")
     print(f"{cfg.tiny_base.out}: step {meta['step']}")
