@@ -21,7 +21,7 @@ from models.objective import Draws, denoising_loss, draw
 from models.svd import Svd, load_svd, require_size
 from models.trainable import choose_trainable
 from training.checkpoint import save_checkpoint
-from training.feeding import open_views
+from training.feeding import open_samples
 from training.finite import StepCheck
 from training.gauge import Gauge, make_gauge
 from training.launch import Accelerator, hide_bar, make_accelerator
@@ -55,7 +55,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     device = accelerator.device
     records = Records(cfg.data.meta, cfg.data.num_frames, cfg.data.local_cache)
     held_out = Records(cfg.validation.meta, cfg.data.num_frames, cfg.data.local_cache)
-    views = open_views(records, cfg, accelerator)
+    views = open_samples(records, cfg, accelerator)
     last_step = cfg.train.max_steps
     resume = find_resume(folder, cfg, accelerator)
     if resume.finished(last_step):

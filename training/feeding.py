@@ -38,7 +38,7 @@ def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
     return LatentCache(cfg.data, fingerprint(find_base(cfg.model), cfg.data), num_records)
 
 
-def open_views(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:
+def open_samples(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:
     """The training samples. Collective. Raises UserError if `data.cache` does not fit."""
     if cfg.data.cache is None:
         return OrbitViews(records, cfg.data, cfg.run.seed)
