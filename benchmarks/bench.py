@@ -90,7 +90,13 @@ def steps_rows(folder: Path) -> Iterator[Row]:
 
 def run_rows(folder: Path) -> Iterator[Row]:
     """Saving, resuming and validating, in bare steps."""
-    words = (TINY, f"run.dir={folder}", "run.tracker=none", "data.num_workers=0", "validation.every_steps=3")
+    words = (TINY, f"run.dir={folder}", "run.tracker=none", "data.num_workers=0")
+    words += (
+        "validation.every_steps=3",
+        "validation.before=false",
+        "validation.num_training_records=0",
+        "validation.num_records=2",
+    )
     with (
         timed(loop, "save_checkpoint") as saving,
         timed(loop, "restore") as restoring,

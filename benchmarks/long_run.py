@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 RUN = (
     "run.name=r", "run.tracker=tensorboard", "data.size_px=32", "data.num_frames=7", "train.batch_size=1",
     "train.log_every_steps=10", "validation.num_records=2", "validation.num_inference_steps=2",
+    "validation.before=false", "validation.num_training_records=0",
 )  # fmt: skip
 
 

@@ -32,6 +32,8 @@ def tiny_config(tmp_path):
             "data.size_px=32",
             "data.num_workers=0",
             "validation.every_steps=0",
+            "validation.before=false",
+            "validation.num_training_records=0",
         )
         return load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *fast, "train.log_every_steps=1", *overrides])
 

@@ -60,7 +60,8 @@ def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Re
     for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
         remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
-    resume = Resume(None, 0, 0, Window(), owes_validation=cfg.validation.before)
+    begins_with_one = cfg.validation.before and cfg.validation.every_steps > 0
+    resume = Resume(None, 0, 0, Window(), owes_validation=begins_with_one)
     if checkpoint is not None:
         meta = read_meta(checkpoint)
         step = meta["step"]

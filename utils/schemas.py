@@ -181,7 +181,7 @@ class ValidationSettings(SamplingSettings):
     num_training_records: int = key(
         0, "as many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
     )
-    before: bool = key(False, "validate before the first step as well")
+    before: bool = key(False, "validate before the first step as well, unless every_steps is 0")
 
 
 class SourceSettings(Section):

@@ -13,6 +13,8 @@ def fast(tmp_path):
         "data.size_px=32",
         "data.num_frames=7",
         "train.log_every_steps=1",
+        "validation.before=false",
+        "validation.num_training_records=0",
     )
 
 
