@@ -19,7 +19,7 @@ from evaluation.metrics import input_repeated, mse, over_views, per_view, psnr, 
 from evaluation.objects import choose_records
 from evaluation.page import why_not_comparable
 from evaluation.report import PROTOCOLS, protocol_differences
-from tests.helpers.html import Page
+from tests.helpers.pages import Page
 from utils.config import load_config
 from utils.errors import UserError
 from utils.reading import read_yaml

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evaluation.turntable import MAX_SHEET_PX, MAX_TILE_PX, pack_sheet, page, turntable
-from tests.helpers.html import Page
+from tests.helpers.pages import Page
 
 
 @pytest.mark.parametrize("num_views", [2, 3, 21, 22])
