@@ -54,8 +54,9 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
                 return code
     gather(cfg, work)
     start(cfg, work)
-    write_clips(work / TRAINING, Path(cfg.data.meta), cfg.tiny_base.seed)
-    write_clips(work / HELD_OUT, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
+    training, held_out = (Records(str(work / name), cfg.data.num_frames) for name in (TRAINING, HELD_OUT))
+    write_clips(training, Path(cfg.data.meta), cfg.tiny_base.seed)
+    write_clips(held_out, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
     encode_clips(cfg, work)
     train(cfg)
     if checkpoints(run_folder(cfg.run)):
@@ -100,18 +101,17 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
     folder = Path(cfg.model.base)
     if folder.exists():
         return
-    tiny_base = cfg.tiny_base
     objects = load_objects(cfg, work / TRAINING)
     held_out = load_objects(cfg, work / HELD_OUT)
-    torch.manual_seed(tiny_base.seed)
+    torch.manual_seed(cfg.tiny_base.seed)
     vae = tiny_vae()
-    fit_vae(vae, torch.cat(objects), tiny_base.vae_steps, tiny_base.seed, work / "vae.pt")
+    fit_vae(vae, torch.cat(objects), cfg.tiny_base.vae_steps, cfg.tiny_base.seed, work / "vae.pt")
     clip = tiny_clip()
     views = [orbits.flatten(0, 1) for orbits in objects]
-    fit_image_encoder(clip, views, tiny_base.image_encoder_steps, tiny_base.seed, work / "image_encoder.pt")
+    fit_image_encoder(clip, views, cfg.tiny_base.image_encoder_steps, cfg.tiny_base.seed, work / "image_encoder.pt")
     found = {
         "vae_psnr": reconstruction_psnr(vae, torch.cat(held_out)),
-        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], tiny_base.seed),
+        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], cfg.tiny_base.seed),
         "num_objects": len(objects),
         "num_orbits": sum(len(orbits) for orbits in objects),
     }
@@ -159,15 +159,13 @@ def clips_of(record: OrbitRecord, seed: int, number: int, only_turns: bool = Fal
     return [turntable(kind, len(record.image_paths), random) for kind in kinds]
 
 
-def write_clips(meta: Path, out: Path, seed: int, only_turns: bool = False) -> None:
-    """Write a record for each clip of each orbit of `meta`: the same images in another order."""
+def write_clips(orbits: Records, out: Path, seed: int, only_turns: bool = False) -> None:
+    """Write a record for each clip of each orbit: the same images in another order."""
     lines = []
-    with open(meta, "rb") as file:
-        orbits = [json.loads(line) for line in file]
-    for number, (orbit, record) in enumerate(zip(orbits, Records(str(meta), len(orbits[0]["image_path"])))):
+    for number, record in enumerate(orbits):
         for turn, places in enumerate(clips_of(record, seed, number, only_turns)):
             paths = [record.image_paths[place] for place in places]
-            lines.append({"id": f"{record.id}/clip_{turn}", "image_path": paths, "elevation": orbit["elevation"]})
+            lines.append({"id": f"{record.id}/clip_{turn}", "image_path": paths, "elevation": record.elevations_deg})
     write_jsonl(out, lines)
 
 

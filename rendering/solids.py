@@ -63,7 +63,7 @@ def _solids(parts: list[tuple]) -> list[Solid]:
             (np.array(position) - centre) * scale,
             np.array(half) * scale,
             np.array(colour) ** 2.2,
-            _rotation(*turn[0]) if turn else np.eye(3),
+            rotation(*turn[0]) if turn else np.eye(3),
         )
         for kind, position, half, colour, *turn in parts
     ]
@@ -79,10 +79,10 @@ def _surface_points(part: tuple) -> np.ndarray:
     points = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
     if kind == "box":
         points = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    return points * half @ (_rotation(*turn[0]) if turn else np.eye(3)).T + centre
+    return points * half @ (rotation(*turn[0]) if turn else np.eye(3)).T + centre
 
 
-def _rotation(axis: str, degrees: float) -> np.ndarray:
+def rotation(axis: str, degrees: float) -> np.ndarray:
     """Return the 3 3 of a turn around x, y or z."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]

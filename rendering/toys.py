@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rendering.solids import rotation
 from utils.files import write_file
 
 KINDS = ("box", "ellipsoid", "cylinder")
@@ -53,7 +54,7 @@ def draw_toy(random: np.random.Generator) -> list[Part]:
     if random.random() < 0.5:  # legs or wheels
         radius, height = body.half.min() * random.uniform(0.15, 0.4), body.half.max() * random.uniform(0.15, 0.6)
         wheel = random.random() < 0.4
-        turn = _rotation(0, 90) if wheel else np.eye(3)
+        turn = rotation("x", 90) if wheel else np.eye(3)
         colour = palette[random.integers(len(palette))]
         half = (radius, radius, radius * 0.4) if wheel else (radius, radius, height)
         for x in (-0.65, 0.65):
@@ -65,7 +66,7 @@ def draw_toy(random: np.random.Generator) -> list[Part]:
         direction /= np.abs(direction).max()
         half = parent.half.mean() * random.uniform(0.15, 0.7) * random.uniform(0.3, 1.5, 3)
         place = parent.centre + parent.half * direction * random.uniform(0.6, 1.1)
-        turn = _rotation(random.integers(3), random.uniform(-90, 90)) if random.random() < 0.4 else np.eye(3)
+        turn = rotation("xyz"[random.integers(3)], random.uniform(-90, 90)) if random.random() < 0.4 else np.eye(3)
         more = part(random.choice(KINDS), place, half, turn)
         parts += _twins(more) if random.random() < 0.6 else [more]
     return parts
@@ -74,17 +75,6 @@ def draw_toy(random: np.random.Generator) -> list[Part]:
 def _twins(part: Part) -> list[Part]:
     mirrored = MIRROR_Y @ part.rotation @ MIRROR_Y
     return [part, Part(**vars(part) | {"centre": MIRROR_Y @ part.centre, "rotation": mirrored})]
-
-
-def _rotation(axis: int, degrees: float) -> np.ndarray:
-    """Return the 3 3 of a turn around x, y or z."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    i, j = ((1, 2), (2, 0), (0, 1))[axis]
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = cos
-    matrix[i, j] = -sin
-    matrix[j, i] = sin
-    return matrix
 
 
 def to_glb(parts: list[Part]) -> bytes:

@@ -32,7 +32,7 @@ def test_every_clip_is_a_closed_loop_of_even_turns_or_a_swing():
 
 def test_clips_are_the_views_of_their_orbit_and_the_same_every_time(tmp_path):
     for name in ("one.jsonl", "two.jsonl"):
-        write_clips("svd_meta.jsonl", tmp_path / name, seed=3)
+        write_clips(Records("svd_meta.jsonl", 21), tmp_path / name, seed=3)
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
     orbits = Records("svd_meta.jsonl", 21)
     clips = Records(str(tmp_path / "one.jsonl"), 21)
