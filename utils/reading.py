@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
@@ -111,7 +112,14 @@ def _parse_yaml(text: str) -> object:
 
 
 def parse_json_line(line: bytes, place: str) -> object:
-    """Parse one line of a jsonl. Raises UserError naming `place`."""
+    """Parse one line of a jsonl. Raises UserError naming `place`.
+
+    pydantic's parser takes a quarter of the time, and refuses some of what json reads; json has the last word.
+    """
+    try:
+        return from_json(line, cache_strings=False)
+    except ValueError:
+        pass
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:

@@ -53,6 +53,8 @@ def test_the_dummy_dataset_is_sixteen_and_four_records_spread_over_the_elevation
         (line(elevation=[91] * 6), "in [-90, 90], found 91"),
         (line(elevation=[float("nan")] * 6), "found nan"),
         (line(elevation=[True] * 6), "found True"),
+        (line(elevation=[1.0, True, 1.0, 1.0, 1.0, 1.0]), "found True"),
+        (line(elevation=[0.0, float("nan"), 0.0, 0.0, 0.0, 0.0]), "found nan"),
         (line(elevation=[10**400] * 6), "in [-90, 90]"),
         ("[" * 100_000, "not JSON"),
         (line(elevation=["10"] * 6), "found '10'"),
@@ -62,6 +64,9 @@ def test_the_dummy_dataset_is_sixteen_and_four_records_spread_over_the_elevation
         (line(image_path=["..\\x.png"] * 6), "leaves data.root"),
         (line(image_path=[""] * 6), "expected an image path"),
         (line(image_path=[7] * 6), "expected an image path, found 7"),
+        (line(image_path=["a.png"] * 5 + ["/etc/passwd"]), "'/etc/passwd' leaves data.root"),
+        (line(image_path=["a.png"] * 5 + [""]), "expected an image path"),
+        (line(image_path=["a\0.png"] + ["a.png"] * 5), "expected an image path"),
         (line(id=[1]), "'id' must be"),
     ],
 )
@@ -69,6 +74,11 @@ def test_a_malformed_line_is_one_error_naming_file_and_line(records, bad, fragme
     with pytest.raises(UserError) as error:
         records(line(), bad)
     assert "meta.jsonl:2: " in str(error.value) and fragment in str(error.value) and "\n" not in str(error.value)
+
+
+def test_dots_and_line_breaks_in_a_name_are_no_way_out(records):
+    names = [f"a..b/..c\n/{view}..png" for view in range(6)]
+    assert records(line(image_path=names))[0].image_paths == tuple(names)
 
 
 def test_bytes_that_are_not_text_name_the_line(records):

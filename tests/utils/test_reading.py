@@ -11,7 +11,7 @@ from tests.helpers.hostile import ODD_VALUES, mutated_bytes, mutated_tree
 from utils.config import load_config
 from utils.errors import UserError, cut, one_line, shown
 from utils.files import open_file
-from utils.reading import InsidePath, Saved, read_json, read_yaml
+from utils.reading import InsidePath, Saved, parse_json_line, read_json, read_yaml
 from utils.schemas import TrainConfig
 
 
@@ -77,6 +77,24 @@ def test_a_mutated_report_is_a_report_or_one_error_that_names_the_file(tmp_path)
         messages.append(refused(read_json, path, Report))
     found = [message for message in messages if message]
     assert 400 < len(found) < len(texts) and all(message.startswith(f"{path}: ") for message in found)
+
+
+def test_a_line_is_what_python_reads_in_it_or_an_error_with_python_s_words():
+    lines = [json.dumps(mutant).encode() for mutant in mutated_tree(REPORT, 500, seed=2)]
+    lines += mutated_bytes(json.dumps(REPORT).encode(), 1000, seed=3)
+    lines += [b'["\\ud800"]', b"[NaN, -Infinity, 1e999, -0.0, 1e-320, 0.1234567890123456789]", b'{"a": 1, "a": 2}']
+    lines += [b"\xef\xbb\xbf{}", b"[" * 500 + b"]" * 500, b"1" * 4000, b"1" * 5000, b"{} x", b'"\t"', b"\xff"]
+    refused = 0
+    for line in lines:
+        try:
+            wanted = repr(json.loads(line.decode("utf-8-sig")))
+        except (ValueError, RecursionError):
+            refused += 1
+            with pytest.raises(UserError, match="^here: not "):
+                parse_json_line(line, "here")
+        else:
+            assert repr(parse_json_line(line, "here")) == wanted
+    assert 300 < refused < len(lines) - 300
 
 
 @pytest.mark.parametrize(
