@@ -22,7 +22,8 @@ from commands.train import train
 from dataset.latents import INDEX, CacheIndex, EncodedOrbit, record_digest, shard_path, write_shard
 from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_views
-from models.tiny import svd_scheduler, tiny_clip, tiny_unet, tiny_vae
+from models.tiny import svd_scheduler, tiny_clip, tiny_unet
+from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
 from rendering.toys import write_toys
 from training.checkpoint import checkpoints
@@ -238,6 +239,8 @@ def finish(cfg: TinyBaseConfig, work: Path) -> None:
             for name in ("unet", "vae", "image_encoder")
         ),
     )
+    pipeline.vae.half()  # half of the bytes; diffusers loads them in fp32
+    pipeline.unet.half()
     with new_folder(Path(cfg.tiny_base.out)) as unfinished:
         pipeline.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, encoding="utf-8")

@@ -17,15 +17,15 @@ from transformers import CLIPVisionModelWithProjection
 from dataset.images import to_float
 from evaluation.metrics import psnr
 from models.encoders import clip_pixels
+from models.tiny_vae import resting_blocks, start_from_patches
 from training.schedule import due
 from utils.files import write_atomically
 from utils.randomness import generator
 
 SAVE_EVERY_STEPS = 100
 WARMUP_STEPS = 50
-VAE_FRAMES = 4  # views that the VAE's decoder sees together in training
-CROP_PX = 32  # most of the time the VAE sees pieces of views, a quarter of the work
-WHOLE_SHARE = 0.15  # of the steps, at the end, in which it sees whole views
+VAE_BATCH = 8  # views
+VAE_LR = 1e-3
 LATENT_NOISE = 0.05  # what the UNet leaves of noise does not hurt the decoder then
 TEMPERATURE = 0.1  # of the contrastive loss
 
@@ -35,32 +35,23 @@ def fit_vae(vae: AutoencoderKLTemporalDecoder, orbits: Tensor, steps: int, seed:
 
     Then `scaling_factor` is set so that latents have a standard deviation of 1, as those of SVD have.
     """
+    views = orbits.flatten(0, 1)
+    some = to_float(views[:: max(1, len(views) // 2000)])
 
     def loss(step: int) -> Tensor:
         random = generator(seed, step, "view")
-        whole = step >= (1 - WHOLE_SHARE) * steps
-        views = to_float(torch.cat([_piece(orbits, random, whole) for _ in range(1 if whole else 3)]))
-        latents = vae.encode(views).latent_dist.mode()
+        batch = to_float(views[torch.randint(len(views), (VAE_BATCH,), generator=random)])
+        latents = vae.encode(batch).latent_dist.mode()
         noise = LATENT_NOISE * torch.randn(latents.shape, generator=random)
-        decoded = vae.decode(latents + noise, num_frames=VAE_FRAMES).sample
-        return F.mse_loss(decoded, views) + 0.1 * F.l1_loss(decoded, views) + 1e-4 * latents.square().mean()
+        decoded = vae.decode(latents + noise, num_frames=1).sample
+        return F.mse_loss(decoded, batch) + 0.1 * F.l1_loss(decoded, batch) + 1e-4 * latents.square().mean()
 
-    _fit(vae, loss, steps, 1e-3, state)
+    start_from_patches(vae, some)
+    with resting_blocks(vae):
+        _fit(vae, loss, steps, VAE_LR, state)
     with torch.no_grad():
-        sample = to_float(orbits[:: max(1, len(orbits) // 64), ::4].flatten(0, 1))
-        latents = torch.cat([vae.encode(views).latent_dist.mode() for views in sample.split(32)])
+        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in some.split(32)])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-
-
-def _piece(orbits: Tensor, random: torch.Generator, whole: bool) -> Tensor:
-    """Return VAE_FRAMES neighbouring views of an orbit, or the same CROP_PX square of each, away from the frame's edge."""
-    orbit = orbits[torch.randint(len(orbits), (), generator=random)]
-    start = int(torch.randint(len(orbit), (), generator=random))
-    views = orbit.roll(-start, 0)[:VAE_FRAMES]
-    if whole:
-        return views
-    top, left = torch.randint(4, views.shape[-1] - CROP_PX - 3, (2,), generator=random).tolist()
-    return views[..., top : top + CROP_PX, left : left + CROP_PX]
 
 
 @torch.no_grad()
@@ -116,14 +107,15 @@ def retrieval(encoder: CLIPVisionModelWithProjection, objects: list[Tensor], see
 def _fit(module: nn.Module, loss_of: Callable[[int], Tensor], steps: int, learning_rate: float, state: Path) -> None:
     """Take Adam's steps to `steps`, from where `state` is. The rate rises, then falls to nothing along a line."""
     module.train()
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, betas=(0.9, 0.99))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, betas=(0.9, 0.99))
     first = _restore(state, module, optimizer)
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc=state.stem, disable=None)):
         optimizer.param_groups[0]["lr"] = learning_rate * min(1, (step + 1) / WARMUP_STEPS) * (1 - step / steps)
         loss = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         if due(step + 1, SAVE_EVERY_STEPS) or step + 1 == steps:
             _save(state, module, optimizer, step + 1)

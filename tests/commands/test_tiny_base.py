@@ -9,7 +9,7 @@ from commands import tiny_base_fit
 from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
 from commands.tiny_base_fit import contrastive_loss
 from dataset.records import Records
-from models.tiny import tiny_vae
+from models.tiny_vae import tiny_vae
 from rendering.toys import draw_toy, to_glb
 
 
