@@ -90,7 +90,7 @@ def test_a_line_is_what_python_reads_in_it_or_an_error_with_python_s_words():
             wanted = repr(json.loads(line.decode("utf-8-sig")))
         except (ValueError, RecursionError):
             refused += 1
-            with pytest.raises(UserError, match="^here: not "):
+            with pytest.raises(UserError, match=r"^here: not "):
                 parse_json_line(line, "here")
         else:
             assert repr(parse_json_line(line, "here")) == wanted
