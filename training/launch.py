@@ -17,6 +17,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
+from training.launch_file import computes_in_bf16
 from training.masters import is_deepspeed
 from utils.errors import UserError
 from utils.schemas import OptimSettings, TrainSettings
@@ -77,10 +78,7 @@ def launched_accelerator(**settings) -> Accelerator:
         ],
         **settings,
     )
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise UserError(
-            f"mixed_precision {accelerator.mixed_precision} of the launch file is not supported: use bf16 or no"
-        )
+    computes_in_bf16(accelerator.mixed_precision)  # or raises
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
             "several processes were started, but they would not synchronise their gradients: see accelerate_config/"

@@ -62,10 +62,17 @@ def find_launch(check: CheckSettings) -> Launch:
     return replace(launch, num_processes=check.num_processes, num_machines=machines)
 
 
+def computes_in_bf16(mixed_precision: str) -> bool:
+    """Return whether the UNet computes in bf16 under a launch file's mixed_precision. Raises UserError for fp16 and fp8."""
+    if mixed_precision not in ("no", "bf16"):
+        raise UserError(f"mixed_precision {mixed_precision} of the launch file is not supported: use bf16 or no")
+    return mixed_precision == "bf16"
+
+
 def _launched(environment: Mapping[str, str]) -> Launch:
     prefix = "ACCELERATE_DEEPSPEED_"
     count = int(environment.get("WORLD_SIZE", 1))
-    bf16 = environment.get("ACCELERATE_MIXED_PRECISION") == "bf16"
+    bf16 = computes_in_bf16(environment.get("ACCELERATE_MIXED_PRECISION", "no"))
     plain = Launch(
         "this launch", 0, False, False, bf16, count, count // int(environment.get("LOCAL_WORLD_SIZE", count))
     )
@@ -105,7 +112,7 @@ def _from_file(path: Path) -> Launch:
     except ValidationError as error:
         found = mistakes([explain(item) for item in error.errors(include_url=False)])
         raise UserError(f"check.launch_file: {path} is no launch file of accelerate: {found}") from None
-    bf16 = launch.mixed_precision == "bf16"
+    bf16 = computes_in_bf16(launch.mixed_precision)
     plain = Launch(str(path), 0, False, False, bf16, launch.num_processes, launch.num_machines)
     deepspeed = launch.deepspeed_config
     if deepspeed is None:

@@ -64,6 +64,7 @@ def test_what_is_measured_is_predicted_for_the_launch_that_measures():
         ("num_machines: 1\nnum_processes: .inf", "num_processes: input should be a valid integer, found inf"),
         ("num_machines: 0\nnum_processes: 1", "num_machines: input should be greater than or equal to 1"),
         (WHOLE + "deepspeed_config: {zero_stage: 9}", "zero_stage: input should be less than or equal to 3"),
+        (WHOLE + "mixed_precision: fp16", "mixed_precision fp16 of the launch file is not supported: use bf16 or no"),
         (WHOLE + "deepspeed_config: 7", "deepspeed_config: input should be a valid dictionary"),
         (
             "num_processes: 1\nnum_machines: 1\ndeepspeed_config: {deepspeed_config_file: README.md}",
