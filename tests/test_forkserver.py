@@ -66,7 +66,8 @@ def test_who_takes_too_long_is_killed(tmp_path):
     assert process.wait() == -signal.SIGKILL
 
 
-RANK = "import json, os; print(json.dumps(dict(os.environ)))"
+# One write each: of two ranks that write at once, `print` may put both lines before both ends of lines.
+RANK = "import json, os, sys; sys.stdout.write(json.dumps(dict(os.environ)) + chr(10))"
 # What each launch chooses anew, and what DeepSpeed sets as it is imported, which the server did before.
 OF_EACH_LAUNCH = {"MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE", "PYTORCH_NVML_BASED_CUDA_CHECK"}
 
