@@ -114,4 +114,5 @@ def print_prediction(prediction: Prediction, cfg: TrainConfig) -> None:
     known = {name: PEAK_TFLOPS[name] for name in SHOWN}
     peaks = {"this GPU": cfg.check.peak_tflops} if cfg.check.peak_tflops else known
     speeds = ", ".join(f"{name} {prediction.orbits_per_s(peak):.2f}" for name, peak in peaks.items())
-    print(f"# orbits per second and GPU, at {SHARE:.0%} of its peak: {speeds}")
+    unlike = ", in which this launch does not compute" if prediction.launch.precision == "fp32" else ""
+    print(f"# orbits per second and GPU, at {SHARE:.0%} of its peak in bf16{unlike}: {speeds}")

@@ -18,7 +18,8 @@ from utils.schemas import TrainConfig
 
 # Dense bf16, in TFLOP/s, by a part of torch's name of the card. Longer names come first.
 PEAK_TFLOPS = {
-    "RTX A6000": 155, "RTX 4090": 165, "RTX 3090": 71, "A100": 312, "H100": 989, "H200": 989, "L40S": 362, "A10": 125,
+    "RTX A6000": 155, "RTX 4090": 165, "RTX 3090": 71, "A100": 312, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989,
+    "H200": 989, "L40S": 362, "A10G": 70, "A10": 125,
 }  # fmt: skip
 SHOWN = ("RTX 4090", "L40S", "A100", "H100")
 SHARE = 0.4  # of its peak that a GPU is taken to reach

@@ -9,6 +9,7 @@ import pytest
 import main
 from commands.check_measure import run_steps
 from models.activations import Counter
+from training.prediction import peak_tflops
 
 TINY = ("check", "train_config/tiny_cpu.yaml", "data.size_px=32", "data.num_workers=0")
 
@@ -58,6 +59,15 @@ def test_a_preset_fits_its_card_as_it_says_and_is_predicted_without_weights_and_
 def test_what_no_run_could_do_is_said_before_anything_is_counted(words, error, capsys):
     assert main.main([*TINY, *words]) == 2
     assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA A10G", 70), ("NVIDIA A10", 125), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 PCIe", 756),
+     ("NVIDIA H100 80GB HBM3", 989), ("Tesla V100", None)],
+)  # fmt: skip
+def test_a_card_has_its_own_peak_and_not_that_of_one_whose_name_is_a_part_of_its(name, peak):
+    assert peak_tflops(name) == peak
 
 
 def test_what_is_there_and_wrong_still_fails(tmp_path, capsys):
