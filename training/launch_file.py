@@ -14,6 +14,7 @@ from utils.reading import Saved, explain, mistakes, read_json, read_yaml
 from utils.schemas import CheckSettings
 
 DEFAULT_LAUNCH = "accelerate_config/one_gpu.yaml"
+GPUS_OF_A_MACHINE = 8  # assumed, where check.num_processes asks for another number than the launch has
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def find_launch(check: CheckSettings) -> Launch:
             f"check.num_processes={check.num_processes}: steps are measured with the {launch.num_processes} process(es) of"
             " this launch; leave it out, or check.measure_steps"
         )
-    per_machine = max(1, launch.num_processes // launch.num_machines)
+    per_machine = max(GPUS_OF_A_MACHINE, launch.num_processes // launch.num_machines)
     machines = -(-check.num_processes // per_machine)
     return replace(launch, num_processes=check.num_processes, num_machines=machines)
 

@@ -19,7 +19,8 @@ def launch(name: str, num_processes: int | None = None) -> Launch:
 
 def test_the_launch_is_the_one_we_run_under_else_the_file_else_one_gpu(monkeypatch):
     assert find_launch(CheckSettings()) == launch("one_gpu")
-    assert launch("deepspeed_zero_2", 16).num_machines == 2
+    machines = [launch(*words).num_machines for words in (("deepspeed_zero_2", 16), ("one_gpu", 8), ("one_gpu", 9))]
+    assert machines == [2, 1, 2], "a machine has at least 8 GPUs"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
