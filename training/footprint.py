@@ -28,6 +28,7 @@ class Sizes:
     encoder_bytes: int  # VAE and CLIP
     optimizer: str
     average_on_host: bool
+    accumulates: bool  # gradients over several micro-steps
     training: Count
     encoding: Count
     sampling: Count
@@ -71,20 +72,21 @@ def footprint(launch: Launch, sizes: Sizes) -> Footprint:
         "VAE and CLIP": sizes.encoder_bytes,
         "CUDA and libraries (assumed)": LIBRARIES,
     }
-    training = {
-        "gradients": whole,
-        "engine's buckets": _buckets(launch, weight),
+    engine = _engine(launch, sizes, whole, weight)
+    training = engine | {
         "activations": sizes.training.kept,
         "a block computed again": sizes.training.peak - sizes.training.kept,
     }
+    between = _never_given_back(launch, engine["gradients"], weight)
+    accumulated = between | ({"gradients": engine["gradients"]} if sizes.accumulates else {})
     if launch.precision == "fp32":
         copy = 4 * sizes.parameters if launch.zero_stage else 0  # without an engine the model itself is lent
     else:
         copy = 2 * sizes.parameters
     phases = {
         "forward and backward": training,
-        "encoding": {"VAE and CLIP at work": sizes.encoding.peak},
-        VALIDATION: {"a copy of the UNet": copy, "sampling and decoding": sizes.sampling.peak},
+        "encoding": accumulated | {"VAE and CLIP at work": sizes.encoding.peak},
+        VALIDATION: between | {"a copy of the UNet": copy, "sampling and decoding": sizes.sampling.peak},
     }
     return Footprint(held, phases, _machine(launch, sizes, whole, optimizer, weight))
 
@@ -92,13 +94,29 @@ def footprint(launch: Launch, sizes: Sizes) -> Footprint:
 def _weights(launch: Launch, sizes: Sizes, weight: int) -> int:
     if launch.zero_stage < 3:
         return sizes.parameters * weight
+    if launch.num_processes == 1 and not launch.weights_on_host:
+        return sizes.parameters * weight  # a single rank uses the weights where they are
     divided = 0 if launch.weights_on_host else sizes.parameters * weight // launch.num_processes
     return divided + min(sizes.parameters, GATHERED) * weight
 
 
-def _buckets(launch: Launch, weight: int) -> int:
-    """Gradients on their way to other ranks: one bucket fills, and a copy of it is sent. DDP's buckets are the gradients."""
-    return 2 * BUCKET * weight if launch.zero_stage else 0
+def _engine(launch: Launch, sizes: Sizes, whole: int, weight: int) -> dict[str, int]:
+    """Gradients in fp32, and on their way to other ranks. DDP's buckets are the gradients.
+
+    DeepSpeed allocates one bucket in full, however few gradients there are, and sends a copy of what has filled it. With an
+    optimizer on the host, ZeRO-3 has the gradients there too, and ZeRO-2 has them on the GPU.
+    """
+    on_host = launch.zero_stage == 3 and launch.optimizer_on_host
+    buckets = (BUCKET + min(BUCKET, sizes.trained)) * weight if launch.zero_stage else 0
+    return {"gradients": 0 if on_host else whole, "engine's buckets": buckets}
+
+
+def _never_given_back(launch: Launch, gradients: int, weight: int) -> dict[str, int]:
+    """What of the engine's memory stays allocated outside of forward and backward passes."""
+    if launch.zero_stage == 3:
+        return {"gradients": gradients, "engine's buckets": BUCKET * weight}
+    is_ddp = not launch.zero_stage and launch.num_processes > 1
+    return {"gradients": gradients} if is_ddp else {}
 
 
 def _machine(launch: Launch, sizes: Sizes, whole: int, optimizer: int, weight: int) -> dict[str, int]:

@@ -101,8 +101,8 @@ def count_sizes(cfg: TrainConfig, precision: Precision) -> tuple[Sizes, list[str
     trainable, total = count_parameters(unet)
     frozen = [*encoders.vae.parameters(), *encoders.image_encoder.parameters()]
     encoder_bytes = sum(weight.numel() * weight.element_size() for weight in frozen)
-    on_host = cfg.train.ema_device == "cpu"
-    sizes = Sizes(total, trainable, encoder_bytes, cfg.optim.name, on_host, training, encoding, sampling)
+    on_host, accumulates = cfg.train.ema_device == "cpu", cfg.train.grad_accum_steps > 1
+    sizes = Sizes(total, trainable, encoder_bytes, cfg.optim.name, on_host, accumulates, training, encoding, sampling)
     return sizes, trained
 
 
