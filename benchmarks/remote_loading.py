@@ -22,7 +22,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dataset.archive_index import add_archive
-from dataset.latents import CacheIndex, EncodedOrbit, LatentCache, record_digest, shard_path, write_shard
+from dataset.latents import CacheIndex, EncodedOrbit, LatentCache, Widths, record_digest, shard_path, write_shard
 from dataset.records import Records
 from dataset.sources import open_views
 from dataset.views import WHITE, load_views
@@ -32,6 +32,7 @@ from utils.schemas import DataSettings
 VIEWS = 21
 SIZE = 576
 LATENT = SIZE // 8
+FINGERPRINT = {"data.num_frames": VIEWS, "data.size_px": SIZE}
 
 
 def write_data(folder: Path, count: int) -> None:
@@ -59,7 +60,7 @@ def write_data(folder: Path, count: int) -> None:
         orbits.append(EncodedOrbit(latents, embeds, torch.ones(1, 3), box, record_digest(record)))
     write_shard(shard_path(folder, 0), orbits)
     index = CacheIndex(
-        fingerprint={}, num_records=count, orbits_per_shard=128, num_backgrounds=1, seed=0, dtype="fp16",
+        fingerprint=FINGERPRINT, num_records=count, orbits_per_shard=128, num_backgrounds=1, seed=0, dtype="fp16",
         encoder_dtype="fp32", object_fill=None,
     )  # fmt: skip
     (folder / "index.json").write_text(json.dumps(index.model_dump()))
@@ -121,7 +122,7 @@ def main() -> None:
         ):
             records = Records(f"{data.root}/{meta}.jsonl", VIEWS, data.local_cache)
             measure(name, pipe, count, lambda n, records=records, data=data: load_views(records[n], data, 0, WHITE))
-        cache = LatentCache(far, {}, count)
+        cache = LatentCache(far, FINGERPRINT, count, Widths(4, 1024))
         tars = Records(f"{address}/tars.jsonl", VIEWS, far.local_cache)
 
         def latents(number: int) -> None:

@@ -21,6 +21,7 @@ from dataset.latents import (
     INDEX,
     CacheIndex,
     EncodedOrbit,
+    Widths,
     fault_of_shard,
     record_digest,
     require_fingerprint,
@@ -31,7 +32,7 @@ from dataset.records import Records
 from dataset.views import WHITE, load_views, measure_object_fill
 from models.encoders import ENCODER_DTYPES, Encoders
 from models.svd import load_encoders
-from training.feeding import fingerprint
+from training.feeding import fingerprint, read_widths
 from training.loading import leave_interrupts
 from training.saved_model import find_base
 from utils.division import division_of
@@ -50,7 +51,8 @@ def cache(cfg: CacheConfig) -> None:
     folder = user_path(cfg.cache.out)
     index = open_index(folder, cfg, fingerprint(base, cfg.data), records)
     mine = division_of(os.environ).of(range(index.num_shards))
-    todo = [shard for shard in mine if needs_encoding(folder, index, shard, records)]
+    widths = read_widths(base)
+    todo = [shard for shard in mine if needs_encoding(folder, index, shard, records, widths)]
     count = sum(len(index.records_of(shard)) for shard in todo)
     print(f"{folder}: {len(mine) - len(todo)} of {len(mine)} shards are there, {count} records to encode", flush=True)
     if todo:
@@ -90,12 +92,12 @@ def open_index(folder: Path, cfg: CacheConfig, wanted: dict, records: Records) -
     return index
 
 
-def needs_encoding(folder: Path, index: CacheIndex, shard: int, records: Records) -> bool:
+def needs_encoding(folder: Path, index: CacheIndex, shard: int, records: Records, widths: Widths) -> bool:
     """Whether a shard is not there, is damaged, or holds other records; what was there is said."""
     path = shard_path(folder, shard)
     if not path.exists():
         return True
-    fault = fault_of_shard(path, index, [records[number] for number in index.records_of(shard)])
+    fault = fault_of_shard(path, index, [records[number] for number in index.records_of(shard)], widths)
     if fault:
         print(f"{path.name} is encoded anew: {fault}", flush=True)
     return fault is not None

@@ -66,6 +66,14 @@ class CacheIndex(Saved):
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How many numbers the encoders of a run give."""
+
+    latent_channels: int  # at each place of a latent
+    image_embeds: int  # for a view
+
+
+@dataclass(frozen=True)
 class EncodedOrbit:
     """A record's views as they go into a shard; the names and shapes are those above."""
 
@@ -116,7 +124,7 @@ def write_shard(path: Path, orbits: list[EncodedOrbit]) -> None:
         file.write(save(tensors))
 
 
-def fault_of_shard(path: Path, index: CacheIndex, records: Sequence[OrbitRecord]) -> str | None:
+def fault_of_shard(path: Path, index: CacheIndex, records: Sequence[OrbitRecord], widths: Widths) -> str | None:
     """Return what is wrong with a shard that is to hold `records`, or None. All of it is read."""
     if not path.is_file():
         return "it is missing"
@@ -126,7 +134,7 @@ def fault_of_shard(path: Path, index: CacheIndex, records: Sequence[OrbitRecord]
         if count != len(records):
             return f"it holds {count} records instead of {len(records)}"
         for place, record in enumerate(records):
-            num_circles = _count_circles(shard, place, record, index, str(path))
+            num_circles = _count_circles(shard, place, record, index, widths, str(path))
             for background, circle in product(range(index.num_backgrounds), range(num_circles)):
                 _read_circle(shard, place, background, circle, record, str(path))
     except UserError as error:
@@ -139,9 +147,10 @@ def fault_of_shard(path: Path, index: CacheIndex, records: Sequence[OrbitRecord]
 class LatentCache:
     """A finished cache, in a folder or at an address. Files are opened when they are read: loading processes share nothing."""
 
-    def __init__(self, data: DataSettings, fingerprint: dict, num_records: int):
+    def __init__(self, data: DataSettings, fingerprint: dict, num_records: int, widths: Widths):
         """Raises UserError if it is not complete, or was made for another run: from other weights, sizes or records."""
         self.data = data
+        self.widths = widths
         self.name = redacted(data.cache)
         self.index = _read_index(data.cache)
         require_fingerprint(self.name, self.index.fingerprint, fingerprint)
@@ -166,9 +175,10 @@ class LatentCache:
         background = int(choice * self.index.num_backgrounds)
         try:
             shard = self._open(name)
-            num_circles = _count_circles(shard, place, record, self.index, f"{self.name}/{name}")
+            path = f"{self.name}/{name}"
+            num_circles = _count_circles(shard, place, record, self.index, self.widths, path)
             circle = start % num_circles
-            latents, embeds, colour, box = _read_circle(shard, place, background, circle, record, f"{self.name}/{name}")
+            latents, embeds, colour, box = _read_circle(shard, place, background, circle, record, path)
         except (OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{self.name}/{name}: cannot be read: {cut(first_line(error))}; {AGAIN}") from None
         first = start // num_circles
@@ -212,7 +222,7 @@ def _shortly(value) -> str:
 
 
 def _count_circles(
-    shard: LocalShard | RemoteShard, place: int, record: OrbitRecord, index: CacheIndex, path: str
+    shard: LocalShard | RemoteShard, place: int, record: OrbitRecord, index: CacheIndex, widths: Widths, path: str
 ) -> int:
     """Return how many circles a record has. Raises UserError if the shard holds something of another form."""
     num_frames = index.fingerprint["data.num_frames"]
@@ -220,8 +230,8 @@ def _count_circles(
     circles = [index.num_backgrounds, num_circles]
     side = index.fingerprint["data.size_px"] // VAE_SCALE
     expected: dict[str, Form] = {
-        f"{place}/latents": (STORED[index.dtype], [*circles, num_frames, None, side, side]),
-        f"{place}/image_embeds": (STORED[index.dtype], [*circles, num_frames, None]),
+        f"{place}/latents": (STORED[index.dtype], [*circles, num_frames, widths.latent_channels, side, side]),
+        f"{place}/image_embeds": (STORED[index.dtype], [*circles, num_frames, widths.image_embeds]),
         f"{place}/backgrounds": ("F32", [index.num_backgrounds, 3]),
         f"{place}/boxes": ("I64", [num_circles, 4]),
         f"{place}/checksums": ("I64", [*circles, None]),

@@ -3,12 +3,13 @@
 import logging
 import math
 
-from dataset.latents import LatentCache
+from dataset.latents import LatentCache, Widths
 from dataset.records import Records
 from dataset.views import CachedViews, OrbitViews
 from models.svd import Base, weights_digest
 from training.launch import Accelerator, from_first_rank
 from training.saved_model import find_base
+from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, NoiseSettings, TrainConfig
 from utils.urls import redacted
 
@@ -33,9 +34,25 @@ def fingerprint(base: Base, data: DataSettings) -> dict:
     }
 
 
+class _VaeConfig(Saved):
+    latent_channels: int = 4  # the libraries' defaults
+
+
+class _ImageEncoderConfig(Saved):
+    projection_dim: int = 512
+
+
+def read_widths(base: Base) -> Widths:
+    """Return what the configs of a base's VAE and CLIP say. Raises UserError."""
+    vae = read_json(base.rest / "vae/config.json", _VaeConfig)
+    image_encoder = read_json(base.rest / "image_encoder/config.json", _ImageEncoderConfig)
+    return Widths(vae.latent_channels, image_encoder.projection_dim)
+
+
 def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
     """Raises UserError if the cache is not complete, or was made for another run."""
-    return LatentCache(cfg.data, fingerprint(find_base(cfg.model), cfg.data), num_records)
+    base = find_base(cfg.model)
+    return LatentCache(cfg.data, fingerprint(base, cfg.data), num_records, read_widths(base))
 
 
 def open_samples(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:

@@ -163,8 +163,12 @@ def test_a_shard_of_another_form_is_refused_by_training_and_encoded_anew_by_cach
     whole = load(path.read_bytes())  # not mapped from the file that is overwritten
     records = list(Records(cfg.data.meta, 21))
     cache = cached_views(cfg).cache
-    assert fault_of_shard(path, cache.index, records[2:]) is None
-    for (name, tensor), (change, mutate) in product(whole.items(), ODD_TENSORS.items()):
+    assert fault_of_shard(path, cache.index, records[2:], cache.widths) is None
+    changes = ODD_TENSORS | {
+        "a channel less": lambda t: t.narrow(-3, 0, t.shape[-3] - 1),
+        "a column more": lambda t: torch.cat([t, t[..., :1]], dim=-1),
+    }
+    for (name, tensor), (change, mutate) in product(whole.items(), changes.items()):
         try:
             mutant = whole | {name: mutate(tensor).contiguous()}
             if (mutant[name].dtype, mutant[name].shape) == (tensor.dtype, tensor.shape):
@@ -172,7 +176,7 @@ def test_a_shard_of_another_form_is_refused_by_training_and_encoded_anew_by_cach
             path.write_bytes(save(mutant if name.endswith("checksums") else signed(mutant)))
         except (RuntimeError, TypeError, ValueError, SafetensorError, IndexError, KeyError, NotImplementedError):
             continue  # what cannot be written, or not be signed
-        assert fault_of_shard(path, cache.index, records[2:]) is not None, (name, change)
+        assert fault_of_shard(path, cache.index, records[2:], cache.widths) is not None, (name, change)
         with pytest.raises(UserError, match="shard_000001"):
             cache.views(2, records[2], 0, 0.0)
 

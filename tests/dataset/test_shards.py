@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dataset.shards
-from dataset.latents import CacheIndex, EncodedOrbit, LatentCache, record_digest, shard_path, write_shard
+from dataset.latents import CacheIndex, EncodedOrbit, LatentCache, Widths, record_digest, shard_path, write_shard
 from dataset.records import OrbitRecord
 from dataset.shards import merged
 from tests.helpers.web import serving
@@ -26,6 +26,7 @@ def record(number: int, num_views: int) -> OrbitRecord:
 
 RECORDS = [record(number, VIEWS * (1 + number % 2)) for number in range(COUNT)]
 
+WIDTHS = Widths(latent_channels=4, image_embeds=32)
 FINGERPRINT = {"data.num_frames": VIEWS, "data.size_px": 8 * SIDE}
 
 
@@ -75,7 +76,7 @@ def opened(web, tmp_path):
         url = f"{web.url}/cache" if kind == "http" else "memory://cache"
         common = {"root": "nowhere", "meta": "nowhere", "local_cache": str(tmp_path / "local")}
         return [
-            LatentCache(DataSettings(cache=place, **common), FINGERPRINT, COUNT)
+            LatentCache(DataSettings(cache=place, **common), FINGERPRINT, COUNT, WIDTHS)
             for place in (str(tmp_path / "cache"), url)
         ]
 
@@ -136,14 +137,14 @@ def test_missing_shards_and_other_runs_are_refused_before_the_first_sample(opene
 
     _, far = opened()
     with pytest.raises(UserError, match=r"was encoded with another data\.size_px"):
-        LatentCache(far.data, FINGERPRINT | {"data.size_px": 9}, COUNT)
+        LatentCache(far.data, FINGERPRINT | {"data.size_px": 9}, COUNT, WIDTHS)
     del web.files["cache/shard_000001.safetensors"]
     with pytest.raises(UserError, match=r"cache/shard_000001\.safetensors: cannot be read: no such file"):
-        LatentCache(far.data, FINGERPRINT, COUNT)
+        LatentCache(far.data, FINGERPRINT, COUNT, WIDTHS)
     _, far = opened(kind="memory")
     fsspec.filesystem("memory").rm("/cache/shard_000000.safetensors")
     with pytest.raises(UserError, match=r"^memory://cache: 1 of 2 shards are missing"):
-        LatentCache(far.data, FINGERPRINT, COUNT)
+        LatentCache(far.data, FINGERPRINT, COUNT, WIDTHS)
 
 
 @pytest.mark.parametrize(
