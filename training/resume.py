@@ -22,8 +22,8 @@ from training.state import TrainState
 from training.validation import validation_done, validation_due, validation_folder
 from training.window import Window
 from utils.config import Section, to_json
-from utils.errors import UserError
-from utils.files import remove_unfinished
+from utils.errors import MAX_VALUE, UserError
+from utils.files import open_file, remove_unfinished
 from utils.schemas import OptimSettings, RunSettings, TrainConfig
 
 log = logging.getLogger("svd_mv")
@@ -88,15 +88,21 @@ def find_checkpoint(folder: Path, run: RunSettings) -> Path | None:
         raise UserError(f"run.resume=never, but {found[-1]} exists: choose another run.name, or remove it")
     if run.resume == "must" and not found:
         raise UserError(f"run.resume=must, but there is no checkpoint in {folder}/checkpoints")
-    if run.resume == "auto" and not found and (folder / LATEST).exists():
-        raise UserError(
-            f"{folder} was trained up to {(folder / LATEST).read_text().strip()}, but no checkpoint is left: is its disk"
-            " there? Bring them back, choose another run.name, or set run.resume=never to lose what is left and start anew"
-        )
     for path in incomplete_checkpoints(folder):
         if not found or step_of(path) > step_of(found[-1]):
             log.warning(f"{path} has no {META}, so it is passed over")
+    if run.resume == "auto" and not found and (folder / LATEST).exists():
+        raise UserError(
+            f"{folder} was trained up to {_latest(folder)}, but no checkpoint is left: is its disk there? Bring them back,"
+            " choose another run.name, or set run.resume=never to lose what is left and start anew"
+        )
     return found[-1] if found else None
+
+
+def _latest(folder: Path) -> str:
+    """Return the name of the newest checkpoint as the run folder has it, for an error; anything may be in that file by now."""
+    with open_file(folder / LATEST) as file:
+        return file.read(MAX_VALUE).decode(errors="replace").strip() or "some step"
 
 
 def changed_keys(saved: dict, cfg: Section) -> list[str]:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 import training.pruning
 import training.resume
-from training.checkpoint import META, checkpoints
+from training.checkpoint import LATEST, META, checkpoints
 from training.pruning import prune
 from training.resume import check_engine, find_checkpoint
 from utils.errors import UserError
@@ -61,6 +61,26 @@ def test_a_folder_without_meta_is_no_checkpoint(run, tiny_config):
     assert find_checkpoint(run / "nowhere", tiny_config().run) is None
     with pytest.raises(UserError, match="no checkpoint"):
         find_checkpoint(run / "nowhere", tiny_config("run.resume=must").run)
+
+
+@pytest.mark.parametrize(
+    ("latest", "shown"),
+    [
+        (b"step_0000700\n", "step_0000700"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"", "some step"),
+        (b"x" * 10**6, "x" * 200 + ","),
+    ],
+)
+def test_a_history_without_a_whole_checkpoint_is_refused_and_each_without_meta_is_named(
+    latest, shown, run, tiny_config, caplog
+):
+    for checkpoint in checkpoints(run):
+        (checkpoint / META).unlink()
+    (run / LATEST).write_bytes(latest)
+    with pytest.raises(UserError, match=f"was trained up to {shown}"):
+        find_checkpoint(run, tiny_config().run)
+    assert len([line for line in caplog.messages if "no meta.json, so it is passed over" in line]) == 7
 
 
 @pytest.mark.parametrize(
