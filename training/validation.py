@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +97,8 @@ class Validation:
         `loss_raw` is measured with the weights as they are, everything else with their average.
         """
         accelerator = state.accelerator
+        log.info(f"validating {folder.name}")
+        started = time.monotonic()
         chosen = list(self.to_measure(accelerator))
         unet = lend_unet(state.unet, accelerator)
         rows = [
@@ -105,7 +108,7 @@ class Validation:
         del unet
         with state.ema.in_place_of_masters():
             unet = lend_unet(state.unet, accelerator)
-            for each, row in zip(chosen, rows):
+            for number, (each, row) in enumerate(zip(chosen, rows), start=1):
                 orbit = each.orbit
                 views = sample_orbits(unet, self.encoders, self.sigma_range, orbit.cond, orbit.noise, self.settings)[0]
                 numbers = validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
@@ -114,6 +117,8 @@ class Validation:
                     numbers["loss_other_elevation"] = validation_loss(unet, replace(orbit, cond=wrong))["loss"]
                 row |= each.row(numbers)
                 write_orbit(folder, orbit, views)
+                minutes_left = (time.monotonic() - started) / number * (len(chosen) - number) / 60
+                log.info(f"validated {number}/{len(chosen)} of a process, {minutes_left:.1f} min left")
         return rows
 
     def to_measure(self, accelerator: Accelerator) -> Iterator[ToMeasure]:

@@ -146,7 +146,12 @@ def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_
         name for name in mean if name.startswith("seen_")
     }
     assert mean["loss_other_elevation"] == mean["loss"], "the base knows no elevation"
-    summary = capsys.readouterr().out.partition("finished 2 steps")[2].splitlines()
+    output, _, rest = capsys.readouterr().out.partition("finished 2 steps")
+    told = [line.split(" ", 2)[2] for line in output.splitlines() if " validat" in line]
+    assert [line.partition(",")[0] for line in told[4:]] == [
+        "validating step_0000002", *(f"validated {number}/3 of a process" for number in (1, 2, 3))
+    ] and told[-1].endswith(" 0.0 min left")  # fmt: skip
+    summary = rest.splitlines()
     assert [line.split("  ")[0] for line in summary[2:]] == [
         f"{kind} orbits, {row}" for kind in ("held-out", "training") for row in ("step 0", "step 2", "input view")
     ]
@@ -451,6 +456,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
         UserError, match=r"step_000000\d: cannot be saved: .*; (the last good checkpoint is|there is no)"
     ):
         train(tiny_config(f"run.dir={small_disk}", "run.name=r", "train.max_steps=4", "train.save_every_steps=1"))
+    assert not list((small_disk / "r/checkpoints").glob(".*"))
     good = checkpoints(small_disk / "r")
     for checkpoint in good:
         verify(checkpoint, read_meta(checkpoint)["files"])
