@@ -11,6 +11,7 @@ from dataset.views import Orbit
 from models.conditioning import Conditioning
 from models.encoders import Encoders
 from models.sampling import start_orbit
+from utils.files import naming
 from utils.schemas import SamplingSettings
 from utils.video import contact_sheet, to_uint8, write_mp4
 
@@ -47,4 +48,6 @@ def write_orbit(folder: Path, orbit: HeldOut, views: Tensor) -> None:
     sample = to_uint8(views)
     frames = np.concatenate([np.broadcast_to(target[:1], target.shape), target, sample], axis=2)
     write_mp4(folder / f"{orbit.name}.mp4", frames)
-    contact_sheet({"input": target[:1], "target": target, "sample": sample}).save(folder / f"{orbit.name}.png")
+    sheet = folder / f"{orbit.name}.png"
+    with naming(sheet):
+        contact_sheet({"input": target[:1], "target": target, "sample": sample}).save(sheet)

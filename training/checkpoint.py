@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -153,6 +154,8 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
             put_in_place(unfinished, final)
             write_atomically(run_folder / LATEST, final.name + "\n")
     except (OSError, SafetensorError) as error:
+        if accelerator.is_main_process:  # what other ranks still write of it goes at the next start
+            shutil.rmtree(unfinished, ignore_errors=True)
         kept = checkpoints(run_folder)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         raise UserError(f"{final}: cannot be saved: {first_line(error)}; {last}") from error

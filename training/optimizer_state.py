@@ -40,7 +40,7 @@ def _disk_errors() -> Iterator[None]:
     except RuntimeError as error:
         if type(error) is not RuntimeError:
             raise
-        raise OSError(first_line(error)) from error
+        raise OSError(f"PyTorch could not write it, as on a full disk: {first_line(error)}") from error
 
 
 def read_optimizer_state(checkpoint: Path, state: TrainState, step: int) -> dict | None:

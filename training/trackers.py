@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from utils.errors import UserError, first_line
-from utils.files import write_atomically
+from utils.files import naming, write_atomically
 from utils.schemas import RunSettings
 from utils.video import gif_bytes, read_mp4
 
@@ -24,7 +24,7 @@ class Metrics:
         write_atomically(path, "".join(line for line in lines if _is_kept(line, step, owes_validation)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -74,9 +74,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder = folder.resolve()
     unfinished = unfinished_path(folder)
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        put_in_place(unfinished, folder)
+        with naming(folder):
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            put_in_place(unfinished, folder)
     finally:
         remove(unfinished)
 

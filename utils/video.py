@@ -35,7 +35,7 @@ def write_mp4(path: Path, frames: np.ndarray) -> None:
     ended = subprocess.run(command, input=frames.tobytes(), capture_output=True, process_group=0)
     if ended.returncode:
         lines = ended.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {ended.returncode}"]
-        raise UserError(f"{path}: cannot be written: ffmpeg: {cut(lines[-1])}")
+        raise UserError(f"{path}: cannot be written: ffmpeg: {cut(lines[0])}")  # the rest follows from it
 
 
 def read_mp4(path: Path) -> np.ndarray:

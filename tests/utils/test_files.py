@@ -1,5 +1,6 @@
 """A file or folder appears whole or not at all, and what a kill leaves behind can be removed."""
 
+import errno
 import os
 import random
 import re
@@ -51,6 +52,12 @@ def test_a_folder_replaces_another_as_a_whole(tmp_path):
         (unfinished / "half").touch()
         raise KeyError
     assert (names(folder / "deep"), names(tmp_path)) == (["new"], ["a"])
+
+
+def test_a_write_that_fails_in_a_new_folder_says_where(tmp_path):
+    with pytest.raises(OSError, match="No space left") as raised, new_folder(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a picture that is saved on a full disk
+    assert raised.value.filename == str(tmp_path / "a") and not names(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["in the block", "between the two renames"])
