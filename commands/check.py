@@ -17,7 +17,7 @@ from training.prediction import PEAK_TFLOPS, SHARE, SHOWN, Prediction, predict
 from training.run_folder import run_folder
 from training.saved_model import find_base
 from utils.config import to_yaml
-from utils.errors import cut
+from utils.errors import MAX_VALUE, one_line
 from utils.files import user_path, write_atomically
 from utils.schemas import TrainConfig
 from utils.urls import is_remote
@@ -81,7 +81,7 @@ def print_data(cfg: TrainConfig) -> None:
         try_images(meta, cfg.data)
     print(f"# {len(records)} training and {len(held_out)} held-out records")
     if shared := in_both(records, held_out):
-        names = cut(", ".join(shared))
+        names = one_line(", ".join(shared), MAX_VALUE)
         print(f"# warning: {len(shared)} held-out records are in {records.name} too, and would be trained on: {names}")
     for num_processes in sorted({1, 8, 64, int(os.environ.get("WORLD_SIZE", 1))}):
         global_batch = num_processes * cfg.train.batch_size * cfg.train.grad_accum_steps

@@ -16,7 +16,7 @@ from models.svd import require_size
 from training.checkpoint import checksums
 from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
-from utils.errors import UserError
+from utils.errors import MAX_VALUE, UserError, one_line
 from utils.schemas import DataSettings, EvaluateConfig, EvaluateSettings
 from utils.urls import HIDDEN
 
@@ -75,7 +75,10 @@ def with_progress(records: list[OrbitRecord], hidden: bool) -> Iterator[OrbitRec
             yield record
             bar.update()
             minutes_left = (time.monotonic() - started) / number * (len(records) - number) / 60
-            tqdm.write(f"{number}/{len(records)} {record.id}, {minutes_left:.1f} min left", file=sys.stdout)
+            tqdm.write(
+                f"{number}/{len(records)} {one_line(record.id, MAX_VALUE)}, {minutes_left:.1f} min left",
+                file=sys.stdout,
+            )
             sys.stdout.flush()  # a log file shows it at once
 
 

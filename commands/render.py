@@ -20,6 +20,7 @@ from rendering.queue.process import Stopped
 from rendering.queue.settings import check_settings
 from rendering.sheets import write_sheets
 from utils.division import division_of
+from utils.errors import one_line
 from utils.files import user_path
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals
@@ -69,7 +70,7 @@ def announce(left_out: Sequence[str], guest: str | None, num_objects: int) -> No
     """Say which files are no assets, and what a renderer does in another one's folder."""
     if left_out:
         more = ", ..." if len(left_out) > NUM_NAMES else ""
-        names = ", ".join(left_out[:NUM_NAMES])
+        names = one_line(", ".join(left_out[:NUM_NAMES]))
         print(f"files left out, for their objects are there in a preferred format: {len(left_out)} ({names}{more})")
     if guest:
         print(f"the folder belongs to another renderer: {guest} takes the {num_objects} objects that it refused")

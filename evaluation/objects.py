@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dataset.records import OrbitRecord, Records
 from dataset.sources import lacking
-from utils.errors import UserError
+from utils.errors import UserError, shown
 from utils.files import file_name, read_lines
 from utils.schemas import EvaluateSettings
 
@@ -31,8 +31,10 @@ def index_by_id(records: Records) -> dict[str, int]:
     by_file_name: dict[str, str] = {}
     for index in range(len(records)):
         record = records[index]
-        other = by_file_name.setdefault(file_name(record.id).casefold(), record.id)
-        if not file_name(record.id) or other != record.id or record.id in by_id:
+        if not (name := file_name(record.id)):
+            raise UserError(f"{record.place}: id {shown(record.id)} has no letter or digit in it to name files by")
+        other = by_file_name.setdefault(name.casefold(), record.id)
+        if other != record.id or record.id in by_id:
             raise UserError(f"{record.place}: id '{record.id}' cannot be told from '{other}' of an earlier line")
         by_id[record.id] = index
     return by_id

@@ -14,7 +14,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 import commands.evaluate
 import main
-from dataset.records import Records
+from commands.evaluate import with_progress
+from dataset.records import OrbitRecord, Records
 from evaluation.metrics import input_repeated, mse, over_views, per_view, psnr, ssim
 from evaluation.objects import choose_records
 from evaluation.page import why_not_comparable
@@ -184,6 +185,21 @@ def test_two_records_of_one_id_are_refused(tmp_path):
     (tmp_path / "twice.jsonl").write_text(f"{line}\n{line.replace('table', 'Table')}\n")
     with pytest.raises(UserError, match=r"twice.jsonl:2: id 'Table' cannot be told from 'table'"):
         choose_records(Records(f"{tmp_path}/twice.jsonl", 21), ".", config().evaluate)
+
+
+@pytest.mark.parametrize("record_id", ["..", "\U0001f697", " "])
+def test_an_id_that_no_file_can_be_named_by_is_refused(record_id, tmp_path):
+    line = json.loads(Path("svd_meta_held_out.jsonl").read_text().splitlines()[0])
+    (tmp_path / "one.jsonl").write_text(json.dumps(line | {"id": record_id}))
+    with pytest.raises(UserError, match=r"one.jsonl:1: id '.+' has no letter or digit"):
+        choose_records(Records(f"{tmp_path}/one.jsonl", 21), ".", config().evaluate)
+
+
+def test_no_escape_character_of_an_id_reaches_the_terminal(capsys):
+    record = OrbitRecord("a\x1b[2J\u202eb" + "c" * 1000, (), (), "meta.jsonl:1")
+    assert list(with_progress([record], hidden=True)) == [record]
+    line = capsys.readouterr().out
+    assert line.startswith(r"1/1 a\x1b[2J\u202eb") and line[:-1].isprintable() and len(line) < 300
 
 
 @pytest.mark.parametrize("name", ["gso_svd_mv", "gso_sv3d_static"])
