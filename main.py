@@ -102,7 +102,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if error.errno not in USER_FIXES:
             raise
-        message = f"{error.filename or 'a file, or the output'}: cannot be written or read: {error.strerror}"
+        name = error.filename or "a file, or the output"
+        message = (
+            f"{os.fsdecode(name) if isinstance(name, bytes) else name}: cannot be written or read: {error.strerror}"
+        )
     except KeyboardInterrupt:
         sys.stderr.write("stopped by SIGINT\n")
         return 128 + signal.SIGINT

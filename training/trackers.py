@@ -3,6 +3,9 @@
 import json
 import os
 import secrets
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from utils.errors import UserError, first_line
@@ -55,6 +58,7 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = partial(_print_unless_kept, threading.excepthook)
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -74,6 +78,12 @@ class TensorBoard:
 
     def close(self, failed: bool) -> None:
         self.writer.close()
+
+
+def _print_unless_kept(otherwise: Callable, end: threading.ExceptHookArgs) -> None:
+    """Print nothing of an error that ended TensorBoard's thread: it keeps the error, and our next call raises it."""
+    if getattr(end.thread, "exception", None) is not end.exc_value:
+        otherwise(end)
 
 
 class Wandb:

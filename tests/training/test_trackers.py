@@ -1,6 +1,7 @@
 """wandb in offline mode and TensorBoard, for real: what was logged is read back from their files."""
 
 import json
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -135,6 +136,16 @@ def test_tensorboard_has_each_point_at_once_and_a_start_at_step_0_hides_those_of
     time.sleep(1.1)  # TensorBoard reads a folder's files by the second in their names
     TensorBoard(tmp_path, 0).scalars(1, {"a": 3.0})
     assert points() == [(1, 3.0)]
+
+
+def test_a_tensorboard_that_cannot_be_written_is_one_error_and_no_thread_prints(tmp_path, capfd):
+    board = TensorBoard(tmp_path, 0)
+    shutil.rmtree(tmp_path / "tensorboard")
+    with pytest.raises(OSError, match="No such file"):
+        board.scalars(1, {"train/loss": 1.0})
+    with pytest.raises(OSError, match="No such file"):
+        board.close(failed=True)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_val_lines_of_a_step_are_cut_where_its_validation_is_owed(tmp_path):
