@@ -153,7 +153,7 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
             (unfinished / META).write_text(json.dumps(meta | about, indent=1) + "\n")
             put_in_place(unfinished, final)
             write_atomically(run_folder / LATEST, final.name + "\n")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UserError) as error:
         if accelerator.is_main_process:  # what other ranks still write of it goes at the next start
             shutil.rmtree(unfinished, ignore_errors=True)
         kept = checkpoints(run_folder)

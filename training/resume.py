@@ -1,7 +1,6 @@
 """Where a run goes on: from its newest checkpoint or from step 0, once it is sure that the two fit."""
 
 import logging
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from training.launch import Accelerator, engine, from_first_rank
 from training.optimizer import NUM_GROUPS, set_hyperparameters
 from training.run_folder import write_config
 from training.state import TrainState
-from training.validation import validation_done, validation_due, validation_folder
+from training.validation import validation_done, validation_due, validation_folder, validations
 from training.window import Window
 from utils.config import Section, to_json
 from utils.errors import MAX_VALUE, UserError
-from utils.files import open_file, remove_unfinished
+from utils.files import open_file, remove, remove_unfinished
 from utils.schemas import OptimSettings, RunSettings, TrainConfig
 
 log = logging.getLogger("svd_mv")
@@ -57,7 +56,7 @@ def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Res
 
 
 def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
-    for place in (folder, folder / "checkpoints", *folder.glob("validation/step_*")):
+    for place in (folder, folder / "checkpoints", *validations(folder).values()):
         remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
     begins_with_one = cfg.validation.before and cfg.validation.every_steps > 0
@@ -162,9 +161,9 @@ def check_groups(checkpoint: Path, saved: int) -> None:
 
 
 def _remove_later_validations(folder: Path, step: int) -> None:
-    for path in (folder / "validation").glob("step_*"):
-        if path.name > validation_folder(folder, step).name:
-            shutil.rmtree(path)
+    for done, path in validations(folder).items():
+        if done > step:
+            remove(path)
 
 
 def restore(state: TrainState, checkpoint: Path, optim: OptimSettings) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -152,6 +153,12 @@ def validation_folder(run_folder: Path, step: int) -> Path:
     return run_folder / "validation" / f"step_{step:07d}"
 
 
+def validations(run_folder: Path) -> dict[int, Path]:
+    """Return the folder of each validation of a run by its step, in order. What a user put beside them is left out."""
+    found = (run_folder / "validation").glob("step_*")
+    return dict(sorted((int(path.name[5:]), path) for path in found if re.fullmatch(r"step_\d{7}", path.name)))
+
+
 class _Done(Saved):
     mean: dict
     records: list[dict]
@@ -171,11 +178,12 @@ def summary_of(run_folder: Path) -> str:
 
     PSNR and SSIM are those of the novel views.
     """
-    folders = sorted(path for path in (run_folder / "validation").glob("step_*") if validation_done(path))
+    folders = {step: folder for step, folder in validations(run_folder).items() if validation_done(folder)}
     if not folders:
         return ""
-    picked = dict.fromkeys((folders[0], folders[len(folders) // 2], folders[-1]))
-    means = {int(path.name.removeprefix("step_")): read_json(path / DONE, _Done).mean for path in picked}
+    steps = list(folders)
+    picked = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
+    means = {step: read_json(folders[step] / DONE, _Done).mean for step in picked}
     lines = ["", f"{'':<28}{'loss':>10}{'other elevation':>18}{'PSNR':>8}{'SSIM':>8}"]
     last = means[max(means)]
     for prefix, kind in (("", "held-out orbits"), (SEEN, "training orbits")):

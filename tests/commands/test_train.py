@@ -246,7 +246,18 @@ def test_what_an_ended_run_did_beyond_its_checkpoint_is_done_again(tiny_config, 
     unfinished_path(run / "checkpoints/step_0000003").mkdir()
     unfinished_path(run / "metrics.jsonl").touch()
     unfinished_path(run / "validation/step_0000003/metrics.json").touch()
+    for name in ("step_mine", "step_0000003_copy"):  # a user's, and in the order of names after the step
+        shutil.copytree(run / "validation/step_0000003", run / "validation" / name)
+    (run / "validation/step_0000009").symlink_to(run / "validation/step_mine")
     train(cfg)
+    assert sorted(path.name for path in (run / "validation").iterdir()) == [
+        "step_0000003",
+        "step_0000003_copy",
+        "step_mine",
+    ]
+    for name in ("step_mine", "step_0000003_copy"):
+        assert (run / "validation" / name / "metrics.json").read_text() == first
+        shutil.rmtree(run / "validation" / name)
     assert (run / "validation/step_0000003/metrics.json").read_text() == first
     assert (run / "validation/step_0000003/000_table.mp4").exists()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
