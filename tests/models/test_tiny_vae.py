@@ -69,7 +69,7 @@ def test_a_closing_norm_passes_a_colour_only_with_the_ring():
         one, twice = (conv(F.silu(norm(block(shade * colour, None))))[..., 4:-4, 4:-4] for shade in (1, 2))
         return ((twice - one).abs().mean() / one.abs().mean()).item()
 
-    assert change(ring=False) < 1e-4
+    assert change(ring=False) < 1e-2
     assert change(ring=True) > 0.5
 
 
