@@ -107,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         if short:
             content = content[: len(content) // 2]
             self.close_connection = True
+        self.server.sent[path] += len(content)  # before, for the client may look as soon as it has it
         self.wfile.write(content)
-        self.server.sent[path] += len(content)
 
     def _send_for_ever(self, path: str) -> None:
         self.send_response(200)
