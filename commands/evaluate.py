@@ -17,6 +17,7 @@ from training.checkpoint import checksums
 from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import MAX_VALUE, UserError, one_line
+from utils.progress import minutes_left
 from utils.schemas import DataSettings, EvaluateConfig, EvaluateSettings
 from utils.urls import HIDDEN
 
@@ -74,11 +75,9 @@ def with_progress(records: list[OrbitRecord], hidden: bool) -> Iterator[OrbitRec
         for number, record in enumerate(records, start=1):
             yield record
             bar.update()
-            minutes_left = (time.monotonic() - started) / number * (len(records) - number) / 60
-            tqdm.write(
-                f"{number}/{len(records)} {one_line(record.id, MAX_VALUE)}, {minutes_left:.1f} min left",
-                file=sys.stdout,
-            )
+            left = minutes_left(started, number, len(records))
+            name = one_line(record.id, MAX_VALUE)
+            tqdm.write(f"{number}/{len(records)} {name}, {left:.1f} min left", file=sys.stdout)
             sys.stdout.flush()  # a log file shows it at once
 
 

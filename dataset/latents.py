@@ -173,14 +173,14 @@ class LatentCache:
         name = shard_name(index // self.index.orbits_per_shard)
         place = index % self.index.orbits_per_shard
         background = int(choice * self.index.num_backgrounds)
+        path = f"{self.name}/{name}"
         try:
             shard = self._open(name)
-            path = f"{self.name}/{name}"
             num_circles = _count_circles(shard, place, record, self.index, self.widths, path)
             circle = start % num_circles
             latents, embeds, colour, box = _read_circle(shard, place, background, circle, record, path)
         except (OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{self.name}/{name}: cannot be read: {cut(first_line(error))}; {AGAIN}") from None
+            raise UserError(f"{path}: cannot be read: {cut(first_line(error))}; {AGAIN}") from None
         first = start // num_circles
         return EncodedViews(latents.roll(-first, 0).float(), embeds[first].float(), colour, box)
 

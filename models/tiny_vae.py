@@ -58,8 +58,8 @@ def start_from_patches(vae: AutoencoderKLTemporalDecoder, views: Tensor) -> None
     gain = (deviations[0] * deviations).rsqrt()[:, None]  # the first has a standard deviation of 1, the others of less
     basis = gain * components
     _clear(down[2])
-    for sign in (1, -1):  # as pairs, since a closing norm takes the sum of two neighbours away
-        rows = slice(0 if sign == 1 else 1, None, 2)
+    for first, sign in enumerate((1, -1)):  # as pairs, since a closing norm takes the sum of two neighbours away
+        rows = slice(first, None, 2)
         patch = (sign * basis).reshape(len(basis), -1, 4)
         down[2].weight[rows, : patch.shape[1], :2, :2] = patch.unflatten(2, (2, 2))
         down[2].bias[rows] = -sign * basis @ mean
@@ -71,8 +71,8 @@ def start_from_patches(vae: AutoencoderKLTemporalDecoder, views: Tensor) -> None
     for conv in (encoder.conv_out, vae.quant_conv):
         _clear(conv)
     latents = range(LATENT_CHANNELS)
-    for sign in (1, -1):
-        encoder.conv_out.weight[latents, range(0 if sign == 1 else 1, 2 * LATENT_CHANNELS, 2), 1, 1] = sign * undo
+    for first, sign in enumerate((1, -1)):
+        encoder.conv_out.weight[latents, range(first, 2 * LATENT_CHANNELS, 2), 1, 1] = sign * undo
     vae.quant_conv.weight[latents, latents] = 1
     vae.quant_conv.bias[LATENT_CHANNELS:] = SILENT_LOG_VARIANCE
 

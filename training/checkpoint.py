@@ -31,6 +31,7 @@ from training.optimizer import NUM_GROUPS
 from training.optimizer_state import load_optimizer_state, read_optimizer_state, save_optimizer_state
 from training.state import TrainState
 from training.state_form import AtLeast, require_form
+from training.step_folders import step_folder, step_folders, step_of
 from utils.errors import UserError, first_line
 from utils.files import put_in_place, unfinished_path, write_atomically
 from utils.reading import read_json
@@ -41,21 +42,12 @@ LATEST = "latest_checkpoint"  # in the run folder: the name of the newest one, t
 
 def checkpoints(run_folder: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first."""
-    return [path for path in _checkpoint_folders(run_folder) if (path / META).exists()]
+    return [path for path in step_folders(run_folder / "checkpoints") if (path / META).exists()]
 
 
 def incomplete_checkpoints(run_folder: Path) -> list[Path]:
     """Return what has a checkpoint's name and no meta.json: saving cannot leave it behind, something else has happened to it."""
-    return [path for path in _checkpoint_folders(run_folder) if not (path / META).exists()]
-
-
-def _checkpoint_folders(run_folder: Path) -> list[Path]:
-    found = (run_folder / "checkpoints").glob("step_*")
-    return sorted((path for path in found if re.fullmatch(r"step_\d{7,}", path.name)), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))
+    return [path for path in step_folders(run_folder / "checkpoints") if not (path / META).exists()]
 
 
 def read_meta(checkpoint: Path) -> dict:
@@ -138,7 +130,7 @@ def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
 
     `meta`: step, samples, window, config. Raises UserError if it cannot be written; earlier checkpoints stay.
     """
-    final = run_folder / "checkpoints" / f"step_{meta['step']:07d}"
+    final = step_folder(run_folder / "checkpoints", meta["step"])
     accelerator = state.accelerator
     unfinished = Path(broadcast_object_list([str(unfinished_path(final))])[0])
     try:

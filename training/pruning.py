@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.checkpoint import checkpoints, step_of
+from training.checkpoint import checkpoints
+from training.step_folders import step_of
 from utils.files import remove_folder, remove_unfinished
 from utils.schemas import TrainSettings
 

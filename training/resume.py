@@ -11,13 +11,13 @@ from training.checkpoint import (
     incomplete_checkpoints,
     load_checkpoint,
     read_meta,
-    step_of,
     verify,
 )
 from training.launch import Accelerator, engine, from_first_rank
 from training.optimizer import NUM_GROUPS, set_hyperparameters
 from training.run_folder import write_config
 from training.state import TrainState
+from training.step_folders import step_of
 from training.validation import validation_done, validation_due, validation_folder, validations
 from training.window import Window
 from utils.config import Section, to_json
@@ -56,7 +56,7 @@ def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Res
 
 
 def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
-    for place in (folder, folder / "checkpoints", *validations(folder).values()):
+    for place in (folder, folder / "checkpoints", *validations(folder)):
         remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
     begins_with_one = cfg.validation.before and cfg.validation.every_steps > 0
@@ -161,8 +161,8 @@ def check_groups(checkpoint: Path, saved: int) -> None:
 
 
 def _remove_later_validations(folder: Path, step: int) -> None:
-    for done, path in validations(folder).items():
-        if done > step:
+    for path in validations(folder):
+        if step_of(path) > step:
             remove(path)
 
 

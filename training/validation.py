@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,9 +22,11 @@ from training.launch import Accelerator, gather_objects
 from training.masters import lend_unet
 from training.schedule import due
 from training.state import TrainState
+from training.step_folders import step_folder, step_folders, step_of
 from training.trackers import Trackers
 from utils.errors import UserError
 from utils.files import file_name, write_atomically
+from utils.progress import minutes_left
 from utils.randomness import generator
 from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, ValidationSettings
@@ -118,8 +119,8 @@ class Validation:
                     numbers["loss_other_elevation"] = validation_loss(unet, replace(orbit, cond=wrong))["loss"]
                 row |= each.row(numbers)
                 write_orbit(folder, orbit, views)
-                minutes_left = (time.monotonic() - started) / number * (len(chosen) - number) / 60
-                log.info(f"validated {number}/{len(chosen)} of a process, {minutes_left:.1f} min left")
+                left = minutes_left(started, number, len(chosen))
+                log.info(f"validated {number}/{len(chosen)} of a process, {left:.1f} min left")
         return rows
 
     def to_measure(self, accelerator: Accelerator) -> Iterator[ToMeasure]:
@@ -150,13 +151,12 @@ def validation_due(step: int, every_steps: int, max_steps: int) -> bool:
 
 
 def validation_folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "validation" / f"step_{step:07d}"
+    return step_folder(run_folder / "validation", step)
 
 
-def validations(run_folder: Path) -> dict[int, Path]:
-    """Return the folder of each validation of a run by its step, in order. What a user put beside them is left out."""
-    found = (run_folder / "validation").glob("step_*")
-    return dict(sorted((int(path.name[5:]), path) for path in found if re.fullmatch(r"step_\d{7}", path.name)))
+def validations(run_folder: Path) -> list[Path]:
+    """Return the folder of each validation of a run, in the order of their steps."""
+    return step_folders(run_folder / "validation")
 
 
 class _Done(Saved):
@@ -178,12 +178,11 @@ def summary_of(run_folder: Path) -> str:
 
     PSNR and SSIM are those of the novel views.
     """
-    folders = {step: folder for step, folder in validations(run_folder).items() if validation_done(folder)}
+    folders = [path for path in validations(run_folder) if validation_done(path)]
     if not folders:
         return ""
-    steps = list(folders)
-    picked = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
-    means = {step: read_json(folders[step] / DONE, _Done).mean for step in picked}
+    picked = dict.fromkeys((folders[0], folders[len(folders) // 2], folders[-1]))
+    means = {step_of(path): read_json(path / DONE, _Done).mean for path in picked}
     lines = ["", f"{'':<28}{'loss':>10}{'other elevation':>18}{'PSNR':>8}{'SSIM':>8}"]
     last = means[max(means)]
     for prefix, kind in (("", "held-out orbits"), (SEEN, "training orbits")):

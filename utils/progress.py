@@ -8,6 +8,11 @@ from tqdm import tqdm
 LINE_EVERY_S = 60
 
 
+def minutes_left(started: float, done: int, total: int) -> float:
+    """Return how long the rest takes if it goes on as since `started`, a time of time.monotonic()."""
+    return (time.monotonic() - started) / done * (total - done) / 60
+
+
 class Progress:
     """A context manager. `what` is the plural of what is counted."""
 
