@@ -1,6 +1,7 @@
 import contextlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a hub
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -38,6 +39,13 @@ def tiny_config(tmp_path):
         return load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *fast, "train.log_every_steps=1", *overrides])
 
     return make
+
+
+@pytest.fixture
+def no_prediction(monkeypatch):
+    """`check` without its prediction, which takes ten seconds, for the rest that it says. tests/commands/test_check.py has all."""
+    monkeypatch.setattr("commands.check.predict", lambda cfg, launch: SimpleNamespace(to_json=dict))
+    monkeypatch.setattr("commands.check.print_prediction", lambda prediction, cfg: None)
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_check_prints_the_config_and_what_follows(capsys):
     assert "training all: 1.39 M of the UNet's 1.39 M parameters" in text
 
 
-def test_check_warns_of_held_out_records_that_are_trained_on(capsys, tmp_path):
+def test_check_warns_of_held_out_records_that_are_trained_on(no_prediction, capsys, tmp_path):
     lines = (
         Path("svd_meta.jsonl").read_text().splitlines()[:2] + Path("svd_meta_held_out.jsonl").read_text().splitlines()
     )

@@ -1,7 +1,7 @@
 """Training under DDP, ZeRO-2 and ZeRO-3 is the training of one process, and resumes bit by bit.
 
-Under ZeRO-2 and ZeRO-3 one launch each is a real one, as a user starts it, and so are two under DDP (in test_train.py and
-test_train_ends.py). The others are forks, which import nothing: see tests/helpers/forkserver.py.
+One launch under ZeRO-2 is a real one, as a user starts it, and so is one under DDP (in test_train.py). The others are forks,
+which import nothing: see tests/helpers/forkserver.py, and tests/test_forkserver.py for what makes the two alike.
 """
 
 import json
@@ -41,7 +41,7 @@ def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, 
     validate = ("validation.every_steps=2", "validation.num_records=2", "validation.num_inference_steps=2")
     divided = ("train.batch_size=1", "train.grad_accum_steps=2", "model.gradient_checkpointing=true")
     words = (*fast, *SGD, "run.name=two", "train.max_steps=2", *divided, *validate)
-    launch = forked_launch if engine == "DDP" else accelerate_launch
+    launch = accelerate_launch if engine == "ZeRO-2" else forked_launch
     answer = launch(*engine_words(engine, "no"), "main.py", "train", TINY, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
     one, two = tmp_path / "one", tmp_path / "two"

@@ -119,7 +119,9 @@ def _with_ids(cond, ids: list[float]):
     return type(cond)(cond.latents, cond.image_embeds, torch.tensor([ids]))
 
 
-def test_an_exported_folder_is_a_base_with_exactly_the_trained_weights(trained_run, exported, tiny_config):
+def test_an_exported_folder_is_a_base_with_exactly_the_trained_weights(
+    trained_run, exported, tiny_config, no_prediction
+):
     trained = load_unet_weights(trained_run / "checkpoints/step_0000001/unet_ema")
     cfg = tiny_config(f"model.base={exported}")
     again = load_svd(find_parts(cfg.model), cfg.model).unet.state_dict()

@@ -489,8 +489,8 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     environment = (
         ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
     )
-    words = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
-    words = (*words, "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
+    words = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "data.num_frames=7")
+    words += ("train.log_every_steps=1", "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
     process = subprocess.Popen(
         ["bash", "accelerate_config/slurm.sbatch", "train_config/tiny_cpu.yaml", *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,

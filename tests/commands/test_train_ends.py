@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
@@ -13,7 +11,7 @@ import pytest
 import torch
 
 from commands.train import train
-from tests.helpers.launch import ENVIRONMENT, ROOT, Fork, heed_terminal
+from tests.helpers.launch import LAUNCHER, PORT, Fork
 from training.checkpoint import checkpoints
 from training.memory import explain_out_of_memory
 from utils.errors import UserError
@@ -27,16 +25,7 @@ def forked(tmp_path, *words: str, program: str = "main.py", **environment: str) 
     return Fork(program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words, **environment)
 
 
-def start(tmp_path, *words: str, program: tuple[str, ...] = ("main.py",), **environment: str) -> subprocess.Popen:
-    """As `forked`, but a process that a user would start."""
-    command = [sys.executable, *program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"} | environment, preexec_fn=heed_terminal,
-    )  # fmt: skip
-
-
-def read_until(process: subprocess.Popen | Fork, text: str) -> str:
+def read_until(process: Fork, text: str) -> str:
     output = ""
     for line in process.stdout:
         output += line
@@ -73,15 +62,9 @@ def test_a_crash_in_a_step_ends_the_process_whatever_the_loader_is_at(loader, tm
 
 
 def test_a_crash_on_one_rank_ends_the_launch(tmp_path):
-    launch = (
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "accelerate_config/cpu.yaml",
-        "--main_process_port",
-        "0",
-    )
-    process = start(tmp_path, "data.num_workers=1", program=(*launch, "tests/helpers/crashing.py"), LOADER="stuck")
+    launcher = (*LAUNCHER, "--config_file", "accelerate_config/cpu.yaml", *PORT)
+    words = ("tests/helpers/crashing.py", *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", "data.num_workers=1")
+    process = Fork(*launcher, *words, LOADER="stuck")
     output = read_until(process, "CRASHING")
     rest, _ = process.communicate(timeout=2 * ENDS_WITHIN_S)
     assert process.returncode not in (0, None), output + rest
@@ -98,7 +81,7 @@ def test_a_killed_run_takes_its_loading_processes_with_it(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, tmp_path):
-    process = (start if number == signal.SIGINT else forked)(tmp_path, "data.num_workers=1")
+    process = forked(tmp_path, "data.num_workers=1")
     read_until(process, "step 2/")
     os.killpg(process.pid, number)
     rest, _ = process.communicate(timeout=60)
