@@ -138,7 +138,7 @@ def _override(schema: type[Section], raw: dict, word: str) -> None:
 
 
 def _check_texts(value: object, source: str, keys: tuple[str, ...] = ()) -> None:
-    """Raises UserError, naming the key, if a text can neither be a path nor be printed."""
+    """Raises UserError, naming the key, if a text cannot be a path, or if a terminal that it is printed on would obey it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_texts(key, source, keys)
@@ -146,8 +146,8 @@ def _check_texts(value: object, source: str, keys: tuple[str, ...] = ()) -> None
     elif isinstance(value, list):
         for inner in value:
             _check_texts(inner, source, keys)
-    elif isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
-        raise UserError(f"{source}: {'.'.join(keys)}: {shown(value)} holds a character that no text can have")
+    elif isinstance(value, str) and re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", value):
+        raise UserError(f"{source}: {'.'.join(keys)}: {shown(value)} holds a control character, or half a character")
 
 
 def _explain(schema: type[Section], item: dict) -> str:

@@ -37,8 +37,8 @@ YAML = "run: {name: x}\ndata:\n  root: r\n  meta: m\nmodel: {base: b}\ntrain: {m
 
 
 def refused(read, *arguments) -> str | None:
-    """Return the error of a call, if there is one. It must be short and come soon."""
-    started = time.perf_counter()
+    """Return the error of a call, if there is one. It must be short and come soon, in time of the processor, which others share."""
+    started = time.process_time()
     try:
         read(*arguments)
     except UserError as error:
@@ -46,7 +46,7 @@ def refused(read, *arguments) -> str | None:
         assert len(message) < 4000
     else:
         message = None
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     return message
 
 
@@ -137,6 +137,17 @@ def test_a_yaml_made_to_do_harm_is_refused_soon(text, tmp_path):
     assert message.startswith((str(path), "run"))
     value = text.partition("name: ")[2].removesuffix("}") or text
     assert refused(load_config, TrainConfig, ["train_config/tiny_cpu.yaml", f"run.allow_changed={value}"])
+
+
+def test_a_text_that_a_terminal_would_obey_is_refused_wherever_it_is_given(tmp_path):
+    path = tmp_path / "c.yaml"
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0xD800):
+        path.write_text(json.dumps({"run": {"dir": f"a{chr(code)}b"}}))
+        message = refused(load_config, TrainConfig, [str(path)])
+        assert message.startswith(f"{path}: run.dir: ") and message.isprintable()
+        message = refused(load_config, TrainConfig, ["train_config/tiny_cpu.yaml", f"run.dir=a{chr(code)}b"])
+        assert "run.dir: " in message and message.isprintable()
+    assert not refused(load_config, TrainConfig, ["train_config/tiny_cpu.yaml", "run.dir=a\u00a0\u202f\u3000é"])
 
 
 def test_a_mutated_yaml_is_a_config_or_one_error(tmp_path):
