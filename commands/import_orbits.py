@@ -1,6 +1,6 @@
 """`main.py import_orbits`: renders with cameras, made by others -> the lines of svd_meta.jsonl that `train` reads.
 
-Angles come from the cameras. Images stay where they are, but for those in tars and parquet files.
+Angles come from the cameras. Images stay where they are, but for those in parquet files.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import RootModel
 
 from dataset.importers import parquet
-from dataset.importers.formats import FORMATS, detect, find_items, stays_in_place
+from dataset.importers.formats import FORMATS, detect, find_items
 from dataset.importers.output import HELD_OUT, META, SETTINGS, ImportFolder
 from dataset.importers.report import Counts, num_frames_for, summary, write_sheets
 from dataset.importers.source import SourceItem
@@ -47,7 +47,7 @@ def import_orbits(cfg: ImportOrbitsConfig) -> int:
             print(f"stopped by {signal.Signals(stop.number).name}; the same command goes on from here")
             return 128 + stop.number
         ids = [item.id for item in items]
-        root = source if stays_in_place(items[0]) else out
+        root = out if task.format == "parquet" else source  # of the images
         folder.write_failures(ids)
         folder.write_meta(ids, cfg.import_orbits.held_out, records_of)
         write_sheets(items, task, root, folder, cfg.import_orbits.sheet_rows)

@@ -60,33 +60,33 @@ def parse_archive(raw: object, num_views: int, place: str) -> Archive:
 
 
 def read_views(archive: Archive, paths: Sequence[str], views: Sequence[int], data: DataSettings) -> list[bytes]:
-    """Return the files of `views`, of an orbit whose views are called `paths`. What lies between them is read as well.
+    """Return the files of `views`, of an orbit whose views are called `paths`. From an address it is one request, by which
+    what lies between them is read as well.
 
     Raises UserError, with the archive's path or address, if it cannot be read or holds something else there.
     """
     spans = [archive.members[view] for view in views]
-    begin = min(spans)[0]
-    end = max(end for _, end in spans)
     if is_remote(data.root):
         url = joined(data.root, archive.path)
         name = redacted(url)
-        piece = fetch_range(url, data, begin, end, archive.size)
+        begin = min(spans)[0]
+        piece = fetch_range(url, data, begin, max(end for _, end in spans), archive.size)
+        members = [piece[first - begin : last - begin] for first, last in spans]
     else:
         name = str(Path(data.root, archive.path))
-        piece = _read_local(Path(data.root, archive.path), begin, end, archive.size)
-    files = []
-    for view, (first, last) in zip(views, spans):
-        member = piece[first - begin : last - begin]
-        files.append(member[header_length(member, len(member), paths[view], name) :])
-    return files
+        members = _read_local(Path(data.root, archive.path), spans, archive.size)
+    return [member[header_length(member, len(member), paths[view], name) :] for view, member in zip(views, members)]
 
 
-def _read_local(path: Path, begin: int, end: int, size: int) -> bytes:
+def _read_local(path: Path, spans: Sequence[tuple[int, int]], size: int) -> list[bytes]:
     with open_file(path) as file:
         if (found := file.seek(0, 2)) != size:
             raise UserError(f"{path}: has {found:,} bytes instead of {size:,}: run `main.py index_archives` again")
-        file.seek(begin)
-        return file.read(end - begin)
+        members = []
+        for begin, end in spans:
+            file.seek(begin)
+            members.append(file.read(end - begin))
+        return members
 
 
 def header_length(member: bytes, length: int, path: str, archive: str) -> int:

@@ -20,13 +20,14 @@ def open_views(record: OrbitRecord, data: DataSettings, views: Sequence[int]) ->
     Raises UserError with the record's file:line and the path or address.
     """
     try:
-        for name, source in _sources(record, data, views):
+        for name, source in view_sources(record, data, views):
             yield name, open_rgba(source, name)
     except UserError as error:
         raise UserError(f"{record.place}: {error}") from None
 
 
-def _sources(record: OrbitRecord, data: DataSettings, views: Sequence[int]) -> Iterator[tuple[str, Path | bytes]]:
+def view_sources(record: OrbitRecord, data: DataSettings, views: Sequence[int]) -> Iterator[tuple[str, Path | bytes]]:
+    """Give some of a record's views as files, or as what files hold. Raises UserError."""
     if record.archive is not None:
         files = read_views(record.archive, record.image_paths, views, data)
         for view, content in zip(views, files):

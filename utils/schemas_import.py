@@ -15,9 +15,7 @@ class ImportOrbitsSettings(Section):
         "how cameras are written down; gobjaverse: folders or tars; parquet: a file an object; transforms:"
         " transforms.json; npy: world-to-camera beside each image; auto: as the first object has it",
     )
-    out: str = key(
-        ..., "where svd_meta.jsonl, failures.jsonl and sheets go, and the images of tars and parquet files", "folder"
-    )
+    out: str = key(..., "where svd_meta.jsonl, failures.jsonl and sheets go, and the images of parquet files", "folder")
     num_frames: Annotated[int, Field(ge=2, le=1000)] | None = key(
         None, "write only orbits that data.num_frames of this can train on; null: all", "views"
     )

@@ -39,14 +39,7 @@ def find_items(source: Path, out: Path, name: str) -> list[SourceItem]:
                 raise UserError(f"{other.path} and {path} would both be {shown(item.id)}: move one of them away")
     if not items:
         raise UserError(f"import_orbits.source: {source} holds no object in the format {name}")
-    if len({item.path.is_dir() for item in items.values()}) > 1:
-        raise UserError(f"import_orbits.source: {source} holds folders and tars: import them one after the other")
     return [items[object_id] for object_id in sorted(items)]
-
-
-def stays_in_place(item: SourceItem) -> bool:
-    """Whether an object's images are files, which are used where they are."""
-    return item.path.suffix not in (".tar", ".parquet") or item.path.is_dir()
 
 
 def _id(path: Path, source: Path) -> str:

@@ -10,12 +10,14 @@ import os
 import re
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import numpy as np
 from pydantic import Field
 
+from dataset.archives import header_length
 from dataset.importers.source import MAX_BYTES, Refusal, SourceItem, SourceObject, SourceView, damage
 from utils.errors import UserError
 from utils.files import open_file
@@ -27,6 +29,7 @@ MAX_VIEWS = 1000
 _IN_TAR = re.compile(r"(.*?)/?(\d{5})/(\2\.(?:png|json))")
 
 Vector = tuple[float, float, float]
+Member = tuple[str, tuple[int, int]]  # its name, and the bytes at which its header begins and its content ends
 
 
 class Camera(Saved):
@@ -49,8 +52,8 @@ def objects_in(files: set[str], folders: set[str]) -> tuple[list[str], bool]:
 
 def read(source: Path, item: SourceItem) -> SourceObject:
     """Raises Refusal, or UserError."""
-    if item.path.suffix == ".tar":
-        return from_blobs(item.id, _tar_blobs(item.path))
+    if not item.path.is_dir():
+        return _from_tar(source, item)
     folder = item.path / VIEWS_FOLDER
     if not folder.is_dir():
         folder = item.path
@@ -105,9 +108,24 @@ def _to_opengl(camera: Camera) -> np.ndarray:
     return matrix
 
 
-def _tar_blobs(path: Path) -> dict[str, bytes]:
-    """Return the images and cameras in a tar. Nothing is extracted, and names that are not as above are skipped."""
+def _from_tar(source: Path, item: SourceItem) -> SourceObject:
+    """An object whose images stay in its tar. They are called as index_archives would look for them."""
+    blobs, members = _tar_blobs(item.path)
+    found = from_blobs(item.id, blobs)
+    views: list[SourceView] = []
+    for view in found.views:
+        if view.image is not None:
+            name, span = members[f"{view.name}.png"]
+            view = replace(view, path=f"{item.id}/{name.removeprefix('./')}", span=span)
+        views.append(view)
+    archive = (item.path.relative_to(source).as_posix(), item.path.stat().st_size)
+    return replace(found, views=tuple(views), archive=archive)
+
+
+def _tar_blobs(path: Path) -> tuple[dict[str, bytes], dict[str, Member]]:
+    """Return the images and cameras in a tar, and where they lie. Names that are not as above are skipped."""
     blobs: dict[str, bytes] = {}
+    members: dict[str, Member] = {}
     objects: set[str] = set()
     left = MAX_BYTES
     with open_file(path) as file, damage("not a tar that can be read"):
@@ -125,6 +143,20 @@ def _tar_blobs(path: Path) -> dict[str, bytes]:
                     raise Refusal("unreadable", f"{member.name} is too large, or one of too many")
                 objects.add(match[1])
                 blobs[match[3]] = tar.extractfile(member).read()
+                members[match[3]] = member.name, _span(file, member)
     if len(objects) > 1:
         raise Refusal("unreadable", f"the tar holds {len(objects)} objects, expected one")
-    return blobs
+    return blobs, members
+
+
+def _span(file: BinaryIO, member: tarfile.TarInfo) -> tuple[int, int]:
+    """Return where a member's header begins and its content ends. Raises Refusal if it cannot be read by these two alone."""
+    begin = member.offset_data - tarfile.BLOCKSIZE
+    end = member.offset_data + member.size
+    file.seek(begin)
+    try:
+        header_length(file.read(tarfile.BLOCKSIZE), end - begin, member.name, "the tar")
+    except UserError:
+        reason = f"{member.name} is stored in parts, or its name is too long for its header: import it unpacked"
+        raise Refusal("unreadable", reason) from None
+    return begin, end

@@ -1,5 +1,6 @@
 """What an import says of itself: numbers in words, and the sheets accepted.png and rejected.png."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 from dataset.importers.output import ACCEPTED, FAILURES, REJECTED, ImportFolder
 from dataset.importers.source import Refusal, SourceItem
 from dataset.importers.work import Task, read_object
-from dataset.records import TRAINED_ELEVATIONS_DEG
+from dataset.records import TRAINED_ELEVATIONS_DEG, parse_record
+from dataset.sources import view_sources
 from utils.errors import UserError
 from utils.images import read_header
-from utils.schemas import MAX_ORBIT_PIXELS
+from utils.schemas import MAX_ORBIT_PIXELS, DataSettings
 from utils.sheets import NUM_VIEWS, label, sheet, spread, tiles
 
 
@@ -68,13 +70,22 @@ def write_sheets(items: Sequence[SourceItem], task: Task, root: Path, folder: Im
     for line in folder.lines(spread(accepted, num_rows)):
         record = line["records"][0]
         text = f"{record['elevation'][0]:g} degrees, {len(record['image_path'])} views"
-        rows |= _row(label(record["id"], text), [root / path for path in record["image_path"]])
+        rows |= _row(label(record["id"], text), _images_in(record, root))
     folder.write_sheet(ACCEPTED, sheet(rows))
     rows = {}
     for line in folder.lines(spread(refused, num_rows)):
         text = label(line["id"], *(failure["reason"] for failure in line["failures"]))
         rows |= _row(text, _images_of(by_id[line["id"]], task))
     folder.write_sheet(REJECTED, sheet(rows))
+
+
+def _images_in(record: dict, root: Path) -> list[Path | bytes]:
+    try:
+        orbit = parse_record(json.dumps(record).encode(), record["id"], 1)
+        views = spread(range(len(orbit.image_paths)), NUM_VIEWS)
+        return [image for _, image in view_sources(orbit, DataSettings(root=str(root), meta=""), views)]
+    except UserError:  # such as for a tar that was written anew
+        return []
 
 
 def _images_of(item: SourceItem, task: Task) -> list[Path | bytes]:

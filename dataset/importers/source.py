@@ -58,6 +58,7 @@ class SourceView:
     fov_deg: float | None  # from left to right; None: the source does not say
     image: Path | bytes | None  # a file, or what a file in an archive holds; None: there is none
     path: str | None = None  # of the image, relative to the source, where it can be used in place
+    span: tuple[int, int] | None = None  # in the object's archive, as in Archive.members
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,5 @@ class SourceObject:
     id: str
     views: tuple[SourceView, ...]  # in the source's order
     license: str | None = None
+    archive: tuple[str, int] | None = None  # which holds the images: its path, relative to the source, and its bytes
     damaged: tuple[str, ...] = ()  # why views cannot be read, one reason each; the others may do without them

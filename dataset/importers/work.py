@@ -118,6 +118,9 @@ def ring_record(found: SourceObject, ring: Sequence[int], angles: Angles, record
         "elevation": [round(float(angles.elevation_deg[index]), 3) for index in ring],
         "first_azimuth_deg": round(float(angles.azimuth_deg[ring[0]]), 3),
     } | _about(found, views)
+    if found.archive is not None:
+        path, size = found.archive
+        record["archive"] = {"path": path, "size": size, "members": [view.span for view in views]}
     try:
         parse_record(json.dumps(record).encode(), record_id, len(ring))
     except UserError as error:  # such as a path that leaves its folder, or a name that is no text

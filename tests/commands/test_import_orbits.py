@@ -12,8 +12,11 @@ from PIL import Image
 
 import main
 from commands import import_orbits
+from dataset.archive_index import add_archive
 from dataset.importers import work
-from dataset.records import Records
+from dataset.records import Records, parse_record
+from dataset.sources import open_views
+from tests.helpers.archives import TAR_FORMATS
 from tests.helpers.make_renders import (
     DOME,
     MIRRORED,
@@ -30,6 +33,7 @@ from tests.helpers.make_renders import (
     write_transforms,
 )
 from utils.images import open_rgba
+from utils.schemas import DataSettings
 
 BOAT = ("1/600/ring_0", "1/600/ring_1")
 
@@ -173,20 +177,47 @@ def test_refused_objects_are_looked_at_again_only_when_asked(tmp_path):
     assert len(lines(tmp_path / "out/svd_meta.jsonl")) == 4
 
 
-def test_tars_and_parquet_files_give_what_folders_give_with_their_images_extracted(source, imported, tmp_path):
+def assert_is_the_car_in(imported: Path, records: list[dict]) -> None:
+    """The records are those that folders gave, but for the place of the images."""
+    expected = [line for line in lines(imported / "svd_meta.jsonl") if line["id"].startswith("0/100/")]
+    for record, folders in zip(records, expected, strict=True):
+        record = {key: value for key, value in record.items() if key != "archive"}
+        assert record | {"image_path": 0} == folders | {"image_path": 0}
+
+
+def test_parquet_files_give_what_folders_give_with_their_images_extracted(imported, tmp_path):
     blobs = gobjaverse_blobs("car")
-    write_tar(tmp_path / "tars/0/100.tar", blobs)
-    write_parquet(tmp_path / "parquet/0/100.parquet", {"keys": [*blobs], "values": [*blobs.values()]})
-    for kind in ("tars", "parquet"):
-        out = tmp_path / f"out_{kind}"
-        assert run(tmp_path / kind, out) == 0
-        records = lines(out / "svd_meta.jsonl")
-        assert_shows(out, records[0], "car", RING_24)
-        assert_shows(out, records[1], "car", RING_12)
-        assert records[0]["image_path"][3] == "views/0/100/ring_0/00003.png"
-        expected = [line for line in lines(imported / "svd_meta.jsonl") if line["id"].startswith("0/100/")]
-        for record, folders in zip(records, expected):
-            assert record | {"image_path": 0} == folders | {"image_path": 0}
+    write_parquet(tmp_path / "in/0/100.parquet", {"keys": [*blobs], "values": [*blobs.values()]})
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    records = lines(tmp_path / "out/svd_meta.jsonl")
+    assert_shows(tmp_path / "out", records[0], "car", RING_24)
+    assert_shows(tmp_path / "out", records[1], "car", RING_12)
+    assert records[0]["image_path"][3] == "views/0/100/ring_0/00003.png"
+    assert_is_the_car_in(imported, records)
+
+
+@pytest.mark.parametrize(("form", "below"), [("ustar", ""), ("pax", "./"), ("gnu", "")])
+def test_tars_give_what_folders_give_and_their_images_are_read_where_they_lie(form, below, imported, tmp_path):
+    write_tar(tmp_path / "in/0/100.tar", gobjaverse_blobs("car"), below, TAR_FORMATS[form])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert_is_the_car_in(imported, lines(tmp_path / "out/svd_meta.jsonl"))
+    assert not list(tmp_path.rglob("[0-9]*.png"))
+    assert (tmp_path / "out/accepted.png").is_file() and not (tmp_path / "out/rejected.png").exists()
+    data = DataSettings(root=str(tmp_path / "in"), meta=str(tmp_path / "out/svd_meta.jsonl"))
+    for record, poses in zip(Records(data.meta, 12), (RING_24, RING_12), strict=True):
+        for (_, image), pose in zip(open_views(record, data, range(len(poses))), poses, strict=True):
+            assert (np.asarray(image) == pixels("car", pose)).all()
+        raw = {"image_path": record.image_paths, "elevation": record.elevations_deg}
+        again, _ = add_archive(json.dumps(raw).encode(), "again", tmp_path / "in")
+        assert parse_record(again.encode(), "again", 12).archive == record.archive
+
+
+def test_a_tar_whose_images_cannot_be_read_by_their_place_is_refused(tmp_path):
+    write_tar(tmp_path / "in/good.tar", gobjaverse_blobs("car"))
+    write_tar(tmp_path / "in/long.tar", gobjaverse_blobs("car"), "a" * 200 + "/", TAR_FORMATS["gnu"])
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    assert "too long for its header: import it unpacked" in failures(tmp_path / "out")["long"]
+    assert len(lines(tmp_path / "out/svd_meta.jsonl")) == 2
 
 
 def test_dome_objaverse_gives_its_three_rings_with_sides_and_its_licence(tmp_path):

@@ -75,11 +75,11 @@ def write_gobjaverse(folder: Path, blobs: dict[str, bytes], below: str = "campos
     return folder
 
 
-def write_tar(path: Path, blobs: dict[str, bytes]) -> Path:
+def write_tar(path: Path, blobs: dict[str, bytes], below: str = "", form: int = tarfile.DEFAULT_FORMAT) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
+    with tarfile.open(path, "w", format=form) as tar:
         for key, data in blobs.items():
-            member = tarfile.TarInfo(f"{path.stem}/campos_512_v4/{key[:5]}/{key}")
+            member = tarfile.TarInfo(f"{below}{path.stem}/campos_512_v4/{key[:5]}/{key}")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     return path
