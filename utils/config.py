@@ -83,6 +83,9 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
     """
     raw = {}
     source = "command line"
+    for word in arguments:
+        if word.startswith("-") and "=" not in word:  # it is no folder or YAML, and what follows it is not its value
+            raise UserError(f"{shown(word)}: expected section.key=value")
     taker = next((name for name, section in sections(schema).items() if "checkpoint" in section.model_fields), None)
     if taker and arguments and (os.path.isdir(arguments[0]) or not re.search(r"=|\.ya?ml$", arguments[0])):
         arguments = [*arguments[1:], f"{taker}.checkpoint={arguments[0]}"]
