@@ -151,7 +151,7 @@ def test_check_prints_the_config_and_what_follows(capsys):
     assert "warmup_steps: 40" in text and "40 of 160 steps are warm-up (25 %)" in text
     assert "1 process(es): global batch 2, 320 samples, 20.00 epochs" in text
     assert "8 process(es): global batch 16, 2,560 samples, 160.00 epochs" in text
-    assert "training all: 1.39 M of the UNet's 1.39 M parameters" in text
+    assert "training all: 2.68 M of the UNet's 2.68 M parameters" in text
 
 
 def test_check_warns_of_held_out_records_that_are_trained_on(no_prediction, capsys, tmp_path):

@@ -6,9 +6,10 @@ import torch
 from models.conditioning import Conditioning
 from models.edm import coefficients, network_output
 from models.objective import Draws, denoising_loss, draw
+from models.tiny_vae import LATENT_CHANNELS
 from utils.schemas import NoiseSettings
 
-LATENT = (5, 4, 4, 4)  # F 4 h w
+LATENT = (5, LATENT_CHANNELS, 4, 4)  # F C h w
 VIEW = (3, 32, 32)  # 3 H W
 
 
@@ -42,7 +43,7 @@ def test_other_samples_and_other_seeds_draw_otherwise():
 
 def test_scalars_do_not_depend_on_the_resolution():
     small = draw(0, [3], NoiseSettings(), LATENT, VIEW)
-    large = draw(0, [3], NoiseSettings(), (21, 4, 8, 8), (3, 64, 64))
+    large = draw(0, [3], NoiseSettings(), (21, LATENT_CHANNELS, 8, 8), (3, 64, 64))
     for name in ("sigma", "noise_aug_strength", "dropped"):
         assert torch.equal(getattr(small, name), getattr(large, name)), name
 

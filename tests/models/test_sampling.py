@@ -1,5 +1,8 @@
 """Our sampler equals stock `StableVideoDiffusionPipeline` on the same weights, image and noise."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +66,7 @@ def test_conditioning_latents_are_the_pipelines_and_not_scaled(svd, pipeline, im
     noise = torch.randn(view.shape, generator=random)
     cond = svd.encoders.condition(view, torch.tensor([ELEVATION]), torch.tensor([STRENGTH]), noise)
     noised = pipeline.video_processor.preprocess(image, 64, 64) + STRENGTH * noise
-    torch.testing.assert_close(cond.latents, pipeline._encode_vae_image(noised, "cpu", 1, False), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cond.latents, pipeline._encode_vae_image(noised, "cpu", 1, False), atol=1e-4, rtol=1e-5)
     scaled = svd.encoders.latents((view + STRENGTH * noise)[:, None])[:, 0]
     torch.testing.assert_close(scaled, cond.latents * svd.encoders.vae.config.scaling_factor)
 
@@ -109,7 +112,7 @@ def test_guidance_per_view_moves_each_view_by_its_own_scale(svd, view, random):
     without = denoise(svd.unet, start, sigma, type(cond)(cond.latents * 0, cond.image_embeds * 0, cond.added_time_ids))
     scales = torch.tensor([1.0, 2.5, 1.5])
     expected = without + scales.view(1, 3, 1, 1, 1) * (with_ - without)
-    torch.testing.assert_close(sample_latents(svd.unet, cond, noise, sigmas, scales), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sample_latents(svd.unet, cond, noise, sigmas, scales), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("guidance", "sizes"), [(1.0, [2, 1]), (2.0, [2, 2, 2])])
@@ -140,17 +143,18 @@ def test_guidance_is_a_triangle_over_the_orbit(num_frames):
 
 
 def test_the_decoder_sees_chunks_of_the_given_size(svd, random):
-    latents = torch.randn(svd.encoders.latent_shape(6, 64), generator=random)
-    whole = svd.encoders.decode(latents, 6)
-    in_threes = svd.encoders.decode(latents, 3)
-    torch.testing.assert_close(in_threes[:3], svd.encoders.decode(latents[:3], 3))
+    vae = copy.deepcopy(svd.encoders.vae)
+    torch.nn.init.normal_(vae.decoder.time_conv_out.weight, std=0.1, generator=random)  # the tiny one mixes no frames
+    encoders = replace(svd.encoders, vae=vae)
+    latents = torch.randn(encoders.latent_shape(6, 64), generator=random)
+    whole = encoders.decode(latents, 6)
+    in_threes = encoders.decode(latents, 3)
+    torch.testing.assert_close(in_threes[:3], encoders.decode(latents[:3], 3))
     assert (whole - in_threes).abs().max() > 1e-6, "the temporal decoder depends on the chunk"
 
 
 def test_encoding_does_not_depend_on_the_chunk(svd, orbit_pixels):
-    from dataclasses import replace
-
     expected = replace(svd.encoders, encode_chunk=21).latents(orbit_pixels)
     torch.testing.assert_close(
-        replace(svd.encoders, encode_chunk=5).latents(orbit_pixels), expected, atol=1e-5, rtol=1e-5
+        replace(svd.encoders, encode_chunk=5).latents(orbit_pixels), expected, atol=1e-4, rtol=1e-5
     )

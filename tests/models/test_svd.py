@@ -38,7 +38,7 @@ def stock_unet():
 @torch.no_grad()
 def output(unet, layout, **values):
     random = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, 5, 8, 8, 8, generator=random)
+    sample = torch.randn(2, 5, unet.config.in_channels, 8, 8, generator=random)
     embeds = torch.randn(2, 1, unet.config.cross_attention_dim, generator=random)
     ids = torch.tensor([[{**USUAL_VALUE, **values}[name] for name in layout]] * 2)
     return unet(sample, coefficients(torch.tensor([0.5, 5.0])).c_noise, embeds, ids, return_dict=False)[0]

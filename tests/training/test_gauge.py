@@ -10,13 +10,14 @@ from models.activations import Count, Counter
 from models.checkpointing import checkpoint_blocks
 from models.conditioning import Conditioning
 from models.objective import denoising_loss
+from models.tiny_vae import LATENT_CHANNELS
 from models.trainable import choose_trainable
 from training.gauge import Gauge, make_gauge, tflop_per_orbit
 from training.launch import launched_accelerator
 from training.window import Window
 from utils.schemas import ModelSettings
 
-LATENTS = (3, 4, 8, 8)
+LATENTS = (3, LATENT_CHANNELS, 8, 8)
 
 
 def test_the_work_of_an_orbit_is_three_forward_passes(svd):
