@@ -55,6 +55,10 @@ def prepare(
     trained = {name: fp32[name] for name in fp32.keys() - frozen.keys()} if deepspeed else {}
     del fp32
     unet.to(accelerator.device)  # weight by weight, before an engine rounds what would be a second copy in host memory
+    if accelerator.device.type == "cpu":
+        # A CPU's kernels round by where in memory a weight begins, which in a file is anywhere: a resumed run would differ.
+        for weight in unet.parameters():
+            weight.data = weight.data.clone()
     optimizer = make_optimizer(unet, optim, accelerator)
     wrapped, optimizer = accelerator.prepare(unet.train(), optimizer)
     if deepspeed:
