@@ -22,7 +22,7 @@ setup:
 	fi
 	@missing="$$($(RUN) -c "$$MISSING")"; if [ -n "$$missing" ]; then echo "installing $$missing"; $(RUN) -m pip install --quiet $$missing; fi
 
-# Views are encoded once, before: it saves two thirds of each step.
+# The views are encoded once, before the training: half of each step.
 train: setup
 	$(RUN) main.py cache train_config/tiny_cpu.yaml cache.out=runs/dummy_latents $(ARGS)
 	$(RUN) main.py train train_config/tiny_cpu.yaml data.cache=runs/dummy_latents $(ARGS)
