@@ -10,10 +10,14 @@ from string import Template
 
 import numpy as np
 import torch
-from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from commands.cache import cache
 from commands.render import render
@@ -22,6 +26,7 @@ from commands.train import train
 from dataset.latents import INDEX, CacheIndex, EncodedOrbit, record_digest, shard_path, write_shard
 from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_views
+from models.svd import load_part
 from models.tiny import svd_scheduler, tiny_clip, tiny_unet
 from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
@@ -221,10 +226,15 @@ def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records
 def finish(cfg: TinyBaseConfig, work: Path) -> None:
     """Write `tiny_base.out`: the base with the averaged UNet of the newest checkpoint, and its card."""
     checkpoint = checkpoints(run_folder(cfg.run))[-1]
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(
-        cfg.model.base, unet=UNetSpatioTemporalConditionModel.from_pretrained(checkpoint / "unet_ema")
+    base = Path(cfg.model.base)
+    pipeline = StableVideoDiffusionPipeline(
+        vae=load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
+        image_encoder=load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
+        unet=load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None),
+        scheduler=svd_scheduler(),
+        feature_extractor=CLIPImageProcessor(),
     )
-    numbers = json.loads(Path(cfg.model.base, "measured.json").read_text())
+    numbers = json.loads((base / "measured.json").read_text())
     meta = json.loads((checkpoint / "meta.json").read_text())
     held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})
     card = Template(CARD.read_text(encoding="utf-8")).substitute(

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    ConfigMixin,
+    EulerDiscreteScheduler,
+    UNetSpatioTemporalConditionModel,
+)
 from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
 from huggingface_hub import save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -147,7 +152,6 @@ def load_scheduler(folder: Path) -> EulerDiscreteScheduler:
 def load_unet(base: Base, model: ModelSettings) -> UNetSpatioTemporalConditionModel:
     variant = base.variant if base.unet.parent == base.rest else None  # a UNet of our checkpoints has no variant
     unet = load_part(UNetSpatioTemporalConditionModel, base.unet.parent, base.unet.name, variant)
-    unet.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
     set_added_time_ids(unet, read_layout(base.unet, unet.config), model.added_time_ids)
     return unet
 
@@ -166,6 +170,8 @@ def load_part(cls, folder: Path, part: str, variant: str | None) -> nn.Module:
     wrong = [f"{kind}: {info[kind]}" for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]]
     if wrong:
         raise UserError(f"{folder}/{part}: the weights do not fit its config: {'; '.join(wrong)[:500]}")
+    if isinstance(loaded, ConfigMixin):
+        loaded.register_to_config(_name_or_path="")  # a path of this machine, which would be saved with the config
     return loaded
 
 

@@ -142,6 +142,13 @@ def test_an_exported_folder_is_a_base_with_exactly_the_trained_weights(
     assert main.main(["check", "train_config/tiny_cpu.yaml", f"model.base={exported}"]) == 0
 
 
+def test_neither_an_export_nor_the_shipped_base_names_a_folder_of_the_machine_that_wrote_it(exported):
+    for folder in (exported, Path("tiny_svd")):
+        texts = [path.read_text() for path in folder.rglob("*.json")]
+        assert len(texts) > 5
+        assert all(json.loads(text).get("_name_or_path", "") == "" for text in texts), folder
+
+
 def test_raw_weights_are_exported_when_asked_for(trained_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
