@@ -88,11 +88,13 @@ def main(argv: list[str]) -> int:
         print("error: SVD-MV needs Python 3.11 or newer, this is {}.{}".format(*sys.version_info[:2]), file=sys.stderr)
         return 2
     from utils.errors import UserError, drop_output, one_line
+    from utils.signals import Interrupted, Interrupts
 
     try:
-        code = run(argv[0], argv[1:])
-        sys.stdout.flush()
-        return code
+        with Interrupts():
+            code = run(argv[0], argv[1:])
+            sys.stdout.flush()
+            return code
     except UserError as error:
         # A loading process of PyTorch puts its traceback in front of the message.
         message = str(error).rpartition("utils.errors.UserError: ")[2]
@@ -106,9 +108,9 @@ def main(argv: list[str]) -> int:
         message = (
             f"{os.fsdecode(name) if isinstance(name, bytes) else name}: cannot be written or read: {error.strerror}"
         )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped by SIGINT\n")
-        return 128 + signal.SIGINT
+    except Interrupted as interrupted:
+        sys.stderr.write(f"stopped by {signal.Signals(interrupted.number).name}\n")
+        return 128 + interrupted.number
     sys.stderr.write(f"error: {one_line(message)}\n")  # in one piece, since other ranks write too
     try:
         sys.stdout.flush()

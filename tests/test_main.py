@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import main
+from utils.files import new_folder
 
 ROOT = Path(__file__).parent.parent
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def test_help_is_fast_and_lists_the_commands():
@@ -97,13 +100,22 @@ def test_closed_output_is_no_error():
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
-def test_an_interrupt_is_one_line_under_every_command(capsys, monkeypatch):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_one_line_under_every_command_and_leaves_nothing_unfinished(number, capsys, monkeypatch, tmp_path):
     def interrupted(*_):
-        raise KeyboardInterrupt
+        with new_folder(tmp_path / "export"):
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(main, "run", interrupted)
-    assert main.main(["cache"]) == 130
-    assert capsys.readouterr().err == "stopped by SIGINT\n"
+    monkeypatch.setattr("utils.signals.leave_terminal", lambda: None)
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in SIGNALS}  # nohup, for one, has some ignored
+    try:
+        assert main.main(["export"]) == 128 + number
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert capsys.readouterr().err == f"stopped by {number.name}\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_dummy_objaverse_replaces_nobody_elses_list(capsys, tmp_path):

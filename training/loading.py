@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataset.views import OrbitBatch, OrbitViews, collate
-from training.stop import SIGNALS
+from training.stop import FROM_A_TERMINAL, SIGNALS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -51,8 +51,9 @@ def begin_loading(_: int) -> None:
 
 
 def leave_interrupts(_: int) -> None:
-    """In a loading process that ends by SIGTERM: a Ctrl-C is for the process that it loads for, which gets it too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a loading process that ends by SIGTERM: what a terminal sends is for the process that it loads for, which gets it too."""
+    for number in FROM_A_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_processes(processes: set[BaseProcess]) -> None:

@@ -3,20 +3,17 @@
 import multiprocessing
 import os
 import signal
-import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.signals import StopSignals
+from utils.signals import AT_ONCE_S, StopSignals, leave_terminal
 
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, *FROM_A_TERMINAL)
 DATA_S = 20.0  # that a step may still wait for data after a signal; Slurm kills after 30
-AT_ONCE_S = 0.2  # a terminal that closes, and its shell, send SIGHUP twice
 
 
 class StopRequests(StopSignals):
@@ -55,7 +52,7 @@ class StopRequests(StopSignals):
 
     def _on_signal(self, number, frame):
         if number == signal.SIGHUP:
-            _leave_terminal()
+            leave_terminal()
         if self.number is None:
             self._noted = time.monotonic()
             if self._waiting:
@@ -69,12 +66,3 @@ class StopRequests(StopSignals):
             process.kill()
         os.write(2, b"stopped at once; the same command goes on from the last checkpoint\n")
         os._exit(128 + number)
-
-
-def _leave_terminal() -> None:
-    """Print to nowhere from now on: writing to a terminal that has closed is an error, which would end the run."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (sys.__stdout__.fileno(), sys.__stderr__.fileno()):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-            os.dup2(nowhere, descriptor)
-    os.close(nowhere)

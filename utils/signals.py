@@ -1,7 +1,13 @@
-"""Signals that ask a program to stop. They are only noted: the program looks where it can stop well."""
+"""Signals that ask a program to stop. A command that can stop well only notes them, and elsewhere they are an error like Ctrl-C."""
 
+import os
 import signal
+import stat
+import sys
+import time
 from collections.abc import Callable
+
+AT_ONCE_S = 0.2  # within which two signals are one: a closing terminal and launchers send them twice
 
 
 class StopSignals:
@@ -32,3 +38,47 @@ class StopSignals:
 
     def requested(self) -> bool:
         return self.number is not None
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks the program to end. On its way up, this error passes all who remove what they leave unfinished."""
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__(number)
+        self.number = number
+
+
+class Interrupts(StopSignals):
+    """A context manager in which SIGINT, SIGTERM and SIGHUP raise Interrupted, once. A second one ends the process at once.
+
+    After a signal the handlers stay beyond the block, since the program is ending then.
+    """
+
+    def __init__(self):
+        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, on_second=self._end_at_once)
+
+    def __exit__(self, *_):
+        if self.number is None:
+            super().__exit__()
+
+    def _on_signal(self, number, frame):
+        first = self.number is None
+        super()._on_signal(number, frame)
+        if first:
+            self._noted = time.monotonic()
+            if number == signal.SIGHUP:
+                leave_terminal()
+            raise Interrupted(number)
+
+    def _end_at_once(self, number: int) -> None:
+        if time.monotonic() - self._noted >= AT_ONCE_S:
+            os._exit(128 + number)
+
+
+def leave_terminal() -> None:
+    """Print to nowhere from now on: writing to a terminal that has closed is an error, which would end the run."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # None: it was closed from the start
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

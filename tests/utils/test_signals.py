@@ -2,8 +2,25 @@
 
 import os
 import signal
+import subprocess
+import sys
 
-from utils.signals import StopSignals
+from utils.signals import Interrupts, StopSignals
+
+TIDIES_LONG = """
+import os, signal, sys, time
+from utils.signals import AT_ONCE_S, Interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Interrupts():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("the same signal, passed on by a launcher", flush=True)
+        time.sleep(AT_ONCE_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("never")
+"""
 
 
 def send(number: int) -> None:
@@ -30,3 +47,16 @@ def test_an_ignored_signal_stays_ignored():
             assert not stop.requested()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_leaves_handlers_as_before_when_none_came():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_second_signal_ends_who_tidies_up_too_long():
+    answer = subprocess.run([sys.executable, "-c", TIDIES_LONG], capture_output=True, text=True)
+    assert answer.returncode == 128 + signal.SIGTERM and answer.stderr == ""
+    assert answer.stdout == "the same signal, passed on by a launcher\n"
