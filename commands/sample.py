@@ -23,7 +23,7 @@ from models.conditioning import Conditioning
 from models.sampling import sample_orbits, start_orbit
 from models.svd import Svd, require_size
 from rendering.transforms import orbit_transforms, write_transforms
-from training.launch import hide_bar, launched_accelerator
+from training.launch import gather_objects, hide_bar, launched_accelerator
 from training.saved_model import SavedModel, find_saved_model, load_saved_model, require_elevation
 from utils.errors import UserError, one_line
 from utils.files import new_folder, remove_unfinished, write_file
@@ -54,13 +54,17 @@ class SavedAbout(Saved):
     files: list[str]
 
 
-def sample(cfg: SampleConfig) -> None:
+def sample(cfg: SampleConfig) -> int:
+    """Return 0, or 1 if images were left out: why, is said when it is found, and which, at the end."""
     accelerator = launched_accelerator()
     saved = find_saved_model(cfg.sample)
     require_elevation(saved)
     settings = as_trained(cfg.sample, saved)
     tasks = list_tasks(settings)
-    check_tasks(tasks, settings, lambda line: accelerator.print(f"warning: {one_line(line)}", file=sys.stderr))
+    for task in tasks:
+        check_replaceable(task.folder)
+    left_out = check_images(tasks, settings, lambda line: accelerator.print(one_line(line), file=sys.stderr))
+    tasks = [task for task in tasks if task.image.path not in left_out]
     if accelerator.is_main_process:
         for task in tasks:
             remove_unfinished(task.folder.parent, task.folder.name)
@@ -74,14 +78,21 @@ def sample(cfg: SampleConfig) -> None:
     batches = [mine[at : at + settings.batch_size] for at in range(0, len(mine), settings.batch_size)]
     with tqdm(total=len(batches) * settings.num_inference_steps, unit="step", disable=hide_bar(accelerator)) as bar:
         for batch in batches:
-            inputs = [prepare(task.image.path).to(accelerator.device) for task in batch]
-            orbits = sample_tasks(batch, inputs, svd, saved.data.num_frames, settings, bar.update)
-            for task, input_, views in zip(batch, inputs, orbits):
+            inputs = prepare_inputs(batch, prepare, left_out)
+            batch = [task for task in batch if task in inputs]
+            sampled = [inputs[task].to(accelerator.device) for task in batch]
+            orbits = sample_tasks(batch, sampled, svd, saved.data.num_frames, settings, bar.update) if batch else []
+            for task, views in zip(batch, orbits):
                 about = describe(task, saved, settings, accelerator.mixed_precision)
-                write_results(task, input_, views, about, settings)
+                write_results(task, inputs[task], views, about, settings)
                 tqdm.write(str(task.folder), file=sys.stdout)
+    left_out = dict(gather_objects(list(left_out.items())))  # some may have been found late, on one rank
+    if left_out:
+        names = ", ".join(str(path) for path in left_out)
+        accelerator.print(one_line(f"{len(left_out)} images were left out: {names}"), file=sys.stderr)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    return 1 if left_out else 0
 
 
 def as_trained(settings: Framed, saved: SavedModel) -> Framed:
@@ -99,15 +110,47 @@ def list_tasks(settings: SampleSettings) -> list[Task]:
     ]
 
 
-def check_tasks(tasks: list[Task], settings: SampleSettings, warn: Callable[[str], object]) -> None:
-    """Raises UserError for every mistake that can be found before the first minute of work."""
+def check_images(tasks: list[Task], settings: SampleSettings, say: Callable[[str], object]) -> dict[Path, str]:
+    """Open every image before the first minute of work, and return why some of them are left out.
+
+    Raises UserError if all of them are.
+    """
+    paths = list(dict.fromkeys(task.image.path for task in tasks))
+    look = partial(input_view, object_fill=settings.object_fill, size_px=settings.size_px)
+    if settings.remove_background:  # rembg is loaded later
+        look = partial(look, cut_out=lambda image: None)
+    else:
+        look = partial(look, warn=lambda line: say(f"warning: {line}"))
+    left_out: dict[Path, str] = {}
+    for path in paths:
+        try:
+            look(path)
+        except UserError as error:
+            left_out[path] = str(error)
+    if len(left_out) == len(paths):
+        raise UserError(
+            left_out[paths[0]] if len(paths) == 1 else f"no image can be used; the first: {left_out[paths[0]]}"
+        )
+    for reason in left_out.values():
+        say(f"left out: {reason}")
+    return left_out
+
+
+def prepare_inputs(
+    tasks: list[Task], prepare: Callable[[Path], Tensor], left_out: dict[Path, str]
+) -> dict[Task, Tensor]:
+    """Return the input view, 1 3 H W, of each task. An image in which rembg finds no object, for one, is added to `left_out`."""
+    inputs: dict[Task, Tensor] = {}
     for task in tasks:
-        check_replaceable(task.folder)
-    for path in dict.fromkeys(task.image.path for task in tasks):
-        if settings.remove_background:  # rembg is loaded later
-            input_view(path, settings.object_fill, settings.size_px, cut_out=lambda image: None)
-        else:
-            input_view(path, settings.object_fill, settings.size_px, warn=warn)
+        path = task.image.path
+        if path in left_out:
+            continue
+        try:
+            inputs[task] = prepare(path)
+        except UserError as error:
+            left_out[path] = str(error)
+            tqdm.write(f"left out: {one_line(str(error))}", file=sys.stderr)
+    return inputs
 
 
 def check_replaceable(folder: Path) -> None:

@@ -222,10 +222,39 @@ def test_a_bad_image_is_one_line_and_leaves_nothing_behind(trained_run, images, 
     error = capsys.readouterr().err
     assert fragment in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    if path.is_file():  # among good ones, too
-        path.rename(images / path.name)
-        assert sample(trained_run, f"sample.image={images}", f"sample.out={tmp_path}/out") == 2
-        assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_among_good_ones_cost_only_themselves_and_are_named_at_the_end(
+    trained_run, images, tmp_path, capsys
+):
+    bad = [bad_image(images, kind) for kind in ("text", "tiny", "transparent")]
+    words = (f"sample.image={images}", f"sample.out={tmp_path}/out", "sample.batch_size=2", "sample.seeds=[0,1]")
+    assert sample(trained_run, *words) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines[:-1]] == [str(path) for path in bad]
+    assert lines[-1] == f"3 images were left out: {bad[0]}, {bad[1]}, {bad[2]}"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["017", "018"]
+    assert len(list((tmp_path / "out").rglob("sample.json"))) == 4
+
+
+def test_an_image_in_which_rembg_finds_nothing_costs_only_itself(trained_run, images, tmp_path, capsys, monkeypatch):
+    Image.new("RGB", (64, 64), "gray").save(images / "017 empty.png")
+
+    def remover():
+        return lambda image: Image.new("RGBA", image.size)
+
+    monkeypatch.setattr("commands.sample.background_remover", remover)
+    words = (f"sample.image={images}", f"sample.out={tmp_path}/out", "sample.remove_background=true")
+    assert sample(trained_run, *words) == 1
+    assert "1 images were left out: " + str(images / "017 empty.png") in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["017", "018"]
+
+
+def test_when_every_image_is_bad_nothing_is_loaded(trained_run, tmp_path, capsys):
+    bad = [bad_image(tmp_path, kind) for kind in ("text", "tiny")]
+    assert sample(trained_run, f"sample.image={tmp_path}", f"sample.out={tmp_path}/out") == 2
+    assert capsys.readouterr().err.startswith(f"error: no image can be used; the first: {bad[0]}: not an image")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
