@@ -12,7 +12,7 @@ from dataset.backgrounds import cut_out_of_plain
 from dataset.images import Box, check_side, object_box, square_box, to_float, to_view
 from dataset.records import check_elevation
 from dataset.views import WHITE
-from utils.errors import UserError, shown
+from utils.errors import UserError, escaped, shown
 from utils.files import file_name, read_lines
 from utils.images import open_rgba
 from utils.reading import parse_json_line
@@ -48,7 +48,8 @@ def list_inputs(sample: SampleSettings) -> list[InputImage]:
     by_name: dict[str, InputImage] = {}
     for item in inputs:
         if (other := by_name.setdefault(item.name.casefold(), item)) is not item:
-            raise UserError(f"{other.path} and {item.path} would both be written to {sample.out}/{item.name}")
+            both = f"{escaped(other.path)} and {escaped(item.path)}"
+            raise UserError(f"{both} would both be written to {sample.out}/{item.name}")
     return inputs
 
 

@@ -62,7 +62,16 @@ def first_line(error: Exception) -> str:
 def one_line(message: str, limit: int = MAX_LINE) -> str:
     """Return a message as one line of at most `limit` characters, without any that a terminal would obey."""
     line = cut(" ".join(message.split()), limit)
-    return cut("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), limit)
+    return cut("".join(letter if letter.isprintable() else _escape(letter) for letter in line), limit)
+
+
+def escaped(name: object) -> str:
+    """Return a name, or a path, with its line breaks and the like as `\\n`. Then no two names look alike."""
+    return "".join(letter if letter.isprintable() and letter != "\\" else _escape(letter) for letter in str(name))
+
+
+def _escape(letter: str) -> str:
+    return ascii(letter)[1:-1]
 
 
 def drop_output() -> None:

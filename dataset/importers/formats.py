@@ -7,7 +7,7 @@ from types import ModuleType
 
 from dataset.importers import gobjaverse, npy, parquet, transforms
 from dataset.importers.source import SourceItem
-from utils.errors import UserError, shown
+from utils.errors import UserError, escaped, shown
 
 FORMATS: dict[str, ModuleType] = {
     "gobjaverse": gobjaverse,
@@ -36,7 +36,9 @@ def find_items(source: Path, out: Path, name: str) -> list[SourceItem]:
             path = folder / entry
             item = SourceItem(_id(path, source), path)
             if (other := items.setdefault(item.id, item)) is not item:
-                raise UserError(f"{other.path} and {path} would both be {shown(item.id)}: move one of them away")
+                raise UserError(
+                    f"{escaped(other.path)} and {escaped(path)} would both be {shown(item.id)}: move one of them away"
+                )
     if not items:
         raise UserError(f"import_orbits.source: {source} holds no object in the format {name}")
     return [items[object_id] for object_id in sorted(items)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rendering.queue.output import OWN_NAMES
-from utils.errors import UserError
+from utils.errors import UserError, escaped
 
 MAX_CLASHES = 50  # that one message names
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # the first that there is of an object is taken
@@ -89,14 +89,16 @@ def check_ids(assets: Sequence[Asset]) -> None:
     found = []
     for asset in assets:
         if asset.id in sources:
-            found.append(f"{sources[asset.id]} and {asset.source} would both be object '{asset.id}'")
-        sources.setdefault(asset.id, asset.source)
+            found.append(f"{sources[asset.id]} and {escaped(asset.source)} would both be object '{asset.id}'")
+        sources.setdefault(asset.id, escaped(asset.source))
     for asset in assets:
         if asset.id.split("/")[0] in OWN_NAMES:
-            found.append(f"{asset.source}: '{asset.id}' is a name that render needs itself")
+            found.append(f"{escaped(asset.source)}: '{asset.id}' is a name that render needs itself")
         for folder in PurePosixPath(asset.id).parents:
             if str(folder) in sources:
-                found.append(f"{asset.source} would be rendered into the folder of {sources[str(folder)]}'s views")
+                found.append(
+                    f"{escaped(asset.source)} would be rendered into the folder of {sources[str(folder)]}'s views"
+                )
     if found:
         more = f"; and {len(found) - MAX_CLASHES} more" if len(found) > MAX_CLASHES else ""
         raise UserError(f"{'; '.join(found[:MAX_CLASHES])}{more}: rename one of each")

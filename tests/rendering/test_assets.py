@@ -24,6 +24,7 @@ def test_ids_are_the_paths_without_suffix_and_companions_are_no_assets(tmp_path)
         ((), "holds no .glb, .gltf, .obj, .ply or .stl file"),
         (("notes.txt", ".hidden.glb", ".cache/a.glb"), "holds no .glb"),
         (("chair.GLB", "chair.glb"), "chair.GLB and chair.glb would both be object 'chair'"),
+        (("g\th.glb", "g\nh.glb"), r"g\\th.glb and g\\nh.glb would both be object 'g_h'"),
         (("car.glb", "car/wheel.glb"), "car/wheel.glb would be rendered into the folder of car.glb's views"),
         (("failures.jsonl.glb",), "a name that render needs itself"),
     ],
