@@ -7,12 +7,13 @@ no chance to clean up.
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -33,10 +34,11 @@ STEPS = (
     "validation.every_steps=0",
     "train.batch_size=1",
 )
+MOMENT = "moment: "  # begins a line of output
 
 
-def train_until(moment: int, run_dir: str, moments: list) -> None:
-    """Train, note in `moments` what each moment is, and die at number `moment` (0: never). This runs in its own process."""
+def train_until(moment: int, words: Sequence[str]) -> None:
+    """Train, print what each moment is, and die at number `moment` (0: never). This runs in its own process."""
     import torch
 
     import commands.train
@@ -50,7 +52,7 @@ def train_until(moment: int, run_dir: str, moments: list) -> None:
         original = getattr(module, name)
 
         def watched(*arguments, **keywords):
-            moments.append(f"{name} {Path(str(arguments[0])).name[:30]}" if module is os else name)
+            print(MOMENT + (f"{name} {Path(str(arguments[0])).name[:30]}" if module is os else name), flush=True)
             if next(numbers) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments, **keywords)
@@ -67,25 +69,20 @@ def train_until(moment: int, run_dir: str, moments: list) -> None:
         (os, "rmdir"),
     ):
         watch(module, name)
-    cfg = load_config(TrainConfig, ["train_config/tiny_cpu.yaml", f"run.dir={run_dir}", *RUN, *STEPS])
+    cfg = load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *RUN, *STEPS, *words])
     commands.train.train(cfg)
 
 
-def run(moment: int, run_dir: Path) -> tuple[int | None, list[str]]:
+def python(*words: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(start: Callable, moment: int, run_dir: Path, words: Sequence[str]) -> tuple[int, list[str]]:
     """Return the exit code (-9 if killed) and what the moments were."""
-    with multiprocessing.Manager() as manager:
-        moments = manager.list()
-        process = context().Process(target=train_until, args=(moment, str(run_dir), moments))
-        process.start()
-        process.join()
-        return process.exitcode, list(moments)
-
-
-def context():
-    """Return a context whose server imports the program once and forks each run from there."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["commands.train"])
-    return forkserver
+    process = start(__file__, "train", str(moment), f"run.dir={run_dir}", *words)
+    output, _ = process.communicate()
+    moments = [line.removeprefix(MOMENT) for line in output.splitlines() if line.startswith(MOMENT)]
+    return process.returncode, moments
 
 
 def outcome(run_dir: Path) -> dict:
@@ -106,18 +103,21 @@ def outcome(run_dir: Path) -> dict:
     }
 
 
-def kill_and_resume(num_moments: int, work: Path) -> list[str]:
-    """Return a line for each moment. Raises AssertionError if a kill at one of them changes how the run ends."""
-    code, moments = run(0, work / "whole")
+def kill_and_resume(num_moments: int, work: Path, *words: str, start: Callable = python) -> list[str]:
+    """Return a line for each moment. Raises AssertionError if a kill at one of them changes how the run ends.
+
+    `words` are more of the run's settings. `start` starts a Python with the words it is given, as subprocess.Popen does.
+    """
+    code, moments = run(start, 0, work / "whole", words)
     assert code == 0
     whole = outcome(work / "whole")
     lines = []
     for number in range(num_moments):
         moment = 1 + (number * (len(moments) - 1)) // max(1, num_moments - 1)
-        code, _ = run(moment, work / "killed")
+        code, _ = run(start, moment, work / "killed", words)
         assert code == -signal.SIGKILL, (moment, code)
         left = sorted(path.name for path in (work / "killed/r/checkpoints").glob("*"))
-        code, _ = run(0, work / "killed")
+        code, _ = run(start, 0, work / "killed", words)
         assert code == 0, (moment, moments[moment - 1])
         again = outcome(work / "killed")
         assert again == whole, f"killed at moment {moment}, {moments[moment - 1]}: {again} is not {whole}"
@@ -129,6 +129,8 @@ def kill_and_resume(num_moments: int, work: Path) -> list[str]:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["train"]:
+        return train_until(int(sys.argv[2]), sys.argv[3:])
     num_moments = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         print("\n".join(kill_and_resume(num_moments, Path(folder))))

@@ -22,15 +22,27 @@ def _at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory):
+    """A base for tests to which any will do. Session-wide: whoever changes it works on a copy."""
+    from tests.helpers.small_base import write_small_base
+
+    folder = tmp_path_factory.mktemp("bases") / "small"
+    write_small_base(folder)
+    return folder
+
+
 @pytest.fixture
-def tiny_config(tmp_path):
-    """tiny_cpu.yaml for a test: 32 px, no workers, validation off, in a run folder of its own."""
+def tiny_config(tmp_path, small_base):
+    """tiny_cpu.yaml for a test: the small base, 7 views of 32 px, no workers, validation off, in a run folder of its own."""
 
     def make(*overrides: str) -> TrainConfig:
         fast = (
             f"run.dir={tmp_path}",
             "run.tracker=none",
+            f"model.base={small_base}",
             "data.size_px=32",
+            "data.num_frames=7",
             "data.num_workers=0",
             "validation.every_steps=0",
             "validation.before=false",

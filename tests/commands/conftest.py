@@ -6,9 +6,10 @@ from tests.helpers.launch import PORT
 
 
 @pytest.fixture
-def fast(tmp_path):
+def fast(tmp_path, small_base):
     return (
         f"run.dir={tmp_path}",
+        f"model.base={small_base}",
         "run.tracker=none",
         "data.size_px=32",
         "data.num_frames=7",

@@ -42,6 +42,12 @@ def few_records(tmp_path_factory):
 
 
 @pytest.fixture
+def tiny_config(tiny_config):
+    """The config as it is shipped: all 21 views, for the base that `svd` is."""
+    return lambda *words: tiny_config("model.base=tiny_svd", "data.num_frames=21", *words)
+
+
+@pytest.fixture
 def make_cache(tiny_config, few_records, tmp_path):
     """Encode those orbits under some settings, and return the config to train with."""
 

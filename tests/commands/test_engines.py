@@ -1,7 +1,7 @@
 """Training under DDP, ZeRO-2 and ZeRO-3 is the training of one process, and resumes bit by bit.
 
-One launch under ZeRO-2 is a real one, as a user starts it, and so is one under DDP (in test_train.py). The others are forks,
-which import nothing: see tests/helpers/forkserver.py, and tests/test_forkserver.py for what makes the two alike.
+The launches are forks, which import nothing: see tests/helpers/forkserver.py, and tests/test_forkserver.py for what makes
+them like real ones. As a user starts it, DDP is launched in test_train.py, and ZeRO-2 in a slow test here.
 """
 
 import json
@@ -31,17 +31,23 @@ SGD = (
 )
 
 
-@pytest.mark.parametrize("engine", ["DDP", "ZeRO-2", "ZeRO-3"])
-def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, engine_words, fast, tiny_config, tmp_path):
+REAL_ZERO_2 = pytest.param("ZeRO-2", accelerate_launch, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("engine", "launch"),
+    [("DDP", forked_launch), ("ZeRO-2", forked_launch), ("ZeRO-3", forked_launch), REAL_ZERO_2],
+)
+def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, launch, engine_words, fast, tiny_config, tmp_path):
     """After two SGD steps weights, average, loss and norm are the same. Both ranks share a validation, and save a checkpoint.
 
     The two ranks compute every block again in the backward pass, the one does not.
     """
-    train(tiny_config(*SGD, "data.num_frames=7", "run.name=one", "train.max_steps=2", "train.batch_size=4"))
+    base = "model.base=tiny_svd"  # trained weights round less than random ones
+    train(tiny_config(*SGD, base, "run.name=one", "train.max_steps=2", "train.batch_size=4"))
     validate = ("validation.every_steps=2", "validation.num_records=2", "validation.num_inference_steps=2")
     divided = ("train.batch_size=1", "train.grad_accum_steps=2", "model.gradient_checkpointing=true")
-    words = (*fast, *SGD, "run.name=two", "train.max_steps=2", *divided, *validate)
-    launch = accelerate_launch if engine == "ZeRO-2" else forked_launch
+    words = (*fast, *SGD, base, "run.name=two", "train.max_steps=2", *divided, *validate)
     answer = launch(*engine_words(engine, "no"), "main.py", "train", TINY, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -140,7 +146,7 @@ def assert_equal(ours, theirs, place: str) -> None:
             assert_equal(mine, other, f"{place}/{number}")
 
 
-def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(fast, tmp_path):
+def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(fast, small_base, tmp_path):
     lines = Path("docs/engines.md").read_text().replace("\\\n", "").splitlines()
     words = next(
         line for line in lines if "launch --config_file accelerate_config/deepspeed_zero_2_one_gpu" in line
@@ -153,7 +159,7 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
     assert [line["step"] for line in metrics(run)] == [1, 2]
     assert read_meta(checkpoints(run)[-1])["engine"] == {"type": "ZeRO-2", "num_processes": 1}
     base, saved, average = (
-        weights(Path("tiny_svd")),
+        weights(small_base),
         *(weights(checkpoints(run)[-1], which) for which in ("unet", "unet_ema")),
     )
     names = [name for name in base if name.endswith(("conv1.weight", "proj_in.weight"))]
@@ -162,8 +168,7 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
         moved, followed = ((state[name] - base[name]).abs() for state in (saved, average))
         assert 1e-6 < moved.max() < 3e-6, "two steps of Adam from the fp32 weights: a bf16 master would differ by 1e-4"
         assert 2e-7 < followed.max() < moved.max(), "the average moves by less than bf16 holds"
-        # The base lies in fp16. Of its weights an eighth is right between two of bf16, and any step rounds half of those otherwise.
-        assert (average[name].bfloat16() == base[name].bfloat16()).float().mean() > 0.9
+        assert (average[name].bfloat16() == base[name].bfloat16()).float().mean() > 0.95
 
 
 @pytest.mark.parametrize(("engine", "what"), [("DDP", "loss"), ("ZeRO-2", "gradient")])

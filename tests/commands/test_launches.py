@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_an_error_on_every_rank(trained_run, engine_word
     shutil.copytree(trained_run, tmp_path / "r")
     with open(checkpoints(tmp_path / "r")[-1] / "optimizer.pt", "ab") as file:
         file.write(b"more")
-    words = (*fast, "run.name=r", "train.max_steps=2", "validation.every_steps=0")
+    words = (*fast, "model.base=tiny_svd", "run.name=r", "train.max_steps=2", "validation.every_steps=0")
     answer = forked_launch(*engine_words("DDP", "no"), "main.py", "train", TINY, *words)
     assert answer.returncode != 0
     lines = [line for line in answer.stdout.splitlines() if line.startswith("error: ")]

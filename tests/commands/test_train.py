@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from itertools import count
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +15,12 @@ from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
 import commands.train
-from benchmarks.kill_and_resume import context as forks_of_the_program
 from benchmarks.kill_and_resume import kill_and_resume
 from commands.train import encode, train
 from dataset.images import to_float
 from dataset.views import OrbitBatch
 from models.objective import draw
-from tests.helpers.launch import ENVIRONMENT, Fork
+from tests.helpers.launch import ENVIRONMENT, TINY, Fork
 from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, checksums, read_meta, verify
 from training.resume import changed_keys
@@ -88,7 +86,13 @@ def test_a_run_folder_holds_what_the_readme_says_and_a_finished_run_says_so(tiny
 
 
 def test_accumulating_is_a_larger_batch_and_the_division_of_a_step_does_not_show(tiny_config, tmp_path):
-    sgd = ("optim.name=sgd", "optim.learning_rate=0.1", "train.max_steps=2", "optim.warmup_steps=0")
+    sgd = (
+        "model.base=tiny_svd",
+        "optim.name=sgd",
+        "optim.learning_rate=0.1",
+        "train.max_steps=2",
+        "optim.warmup_steps=0",
+    )
     train(tiny_config("run.name=batch", *sgd, "train.batch_size=2"))
     train(tiny_config("run.name=accumulated", *sgd, "train.batch_size=1", "train.grad_accum_steps=2"))
     assert update_error(tmp_path / "accumulated", tmp_path / "batch") < 1e-5
@@ -161,8 +165,8 @@ def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_
         "000_table.mp4", "000_table.png", "001_boat.mp4", "001_boat.png", "metrics.json",
         "seen_000_car.mp4", "seen_000_car.png",
     ]  # fmt: skip
-    assert read_mp4(folder / "000_table.mp4").shape == (21, 32, 96, 3)
-    assert Image.open(folder / "000_table.png").size[0] > 21 * 96
+    assert read_mp4(folder / "000_table.mp4").shape == (7, 32, 96, 3)
+    assert Image.open(folder / "000_table.png").size[0] > 7 * 96
     lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/loss" in line] == [0, 2]
 
@@ -191,7 +195,7 @@ def test_a_run_stopped_between_saving_and_validating_validates_when_it_goes_on(t
     assert (tmp_path / "r/validation/step_0000001/000_table.mp4").exists()
 
 
-def test_a_checkpoint_is_a_base_and_its_average_runs_in_the_stock_pipeline(tiny_config, tmp_path):
+def test_a_checkpoint_is_a_base_and_its_average_runs_in_the_stock_pipeline(tiny_config, small_base, tmp_path):
     ids = "model.added_time_ids=[fps_id, elevation_deg, noise_aug_strength]"
     train(tiny_config("run.name=first", "train.max_steps=1", "model.train=temporal", ids))
     checkpoint = checkpoints(tmp_path / "first")[-1]
@@ -208,13 +212,13 @@ def test_a_checkpoint_is_a_base_and_its_average_runs_in_the_stock_pipeline(tiny_
     assert all(torch.allclose(first[name], tensor, rtol=0, atol=1e-20) for name, tensor in second.items()), (
         "it starts from the checkpoint's weights"
     )
-    base = weights(Path("tiny_svd"))
+    base = weights(small_base)
     moved = {
         name for name in base if first[name].shape == base[name].shape and not torch.equal(first[name], base[name])
     }
     assert moved and not any("spatial_res_block" in name for name in moved), "frozen weights are saved as they were"
 
-    shutil.copytree("tiny_svd", tmp_path / "base", ignore=shutil.ignore_patterns("unet"))
+    shutil.copytree(small_base, tmp_path / "base", ignore=shutil.ignore_patterns("unet"))
     shutil.copytree(checkpoint / "unet_ema", tmp_path / "base/unet")
     pipeline = StableVideoDiffusionPipeline.from_pretrained(tmp_path / "base")
     frames = pipeline(
@@ -406,11 +410,9 @@ def test_encoding_drops_noises_and_conditions_each_sample_by_its_own_draws(svd, 
     assert len(dropped_numbers) == 1
 
 
-def asked_to_stop(tmp_path, ask) -> tuple[Fork, str]:
+def asked_to_stop(ask, *words: str) -> tuple[Fork, str]:
     """Start a run with a loading process, call `ask(process)` once it has logged its first steps, and return its output."""
-    fast = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "train.log_every_steps=1")
-    words = ("train", "train_config/tiny_cpu.yaml", *fast, "validation.every_steps=0", "train.max_steps=100000")
-    process = Fork("main.py", *words)
+    process = Fork("main.py", "train", TINY, *words, "validation.every_steps=0", "train.max_steps=100000")
     output = ""
     for line in process.stdout:
         output += line
@@ -419,13 +421,13 @@ def asked_to_stop(tmp_path, ask) -> tuple[Fork, str]:
     return process, output
 
 
-def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path, tiny_config):
+def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path, fast, tiny_config):
     requests = {
         "file": lambda process: (tmp_path / "file/r/STOP").touch(),
         "signal": lambda process: os.killpg(process.pid, signal.SIGTERM),
     }
     for name, ask in requests.items():
-        process, output = asked_to_stop(tmp_path / name, ask)
+        process, output = asked_to_stop(ask, *fast, f"run.dir={tmp_path / name}", "run.name=r")
         assert process.wait() == 0, output
         assert "as requested; the same command goes on from there" in output
         run = tmp_path / name / "r"
@@ -435,37 +437,34 @@ def test_a_stop_file_and_a_signal_to_the_process_group_save_and_exit_0(tmp_path,
     assert not (tmp_path / "file/r/STOP").exists(), "the next start removes it, and goes on"
 
 
-def test_killed_in_its_first_step_and_in_its_last_pruning_it_goes_on_to_the_same_end(tmp_path):
-    assert len(kill_and_resume(2, tmp_path)) == 2
+def test_killed_in_its_first_step_and_in_its_last_pruning_it_goes_on_to_the_same_end(tmp_path, small_base):
+    assert len(kill_and_resume(2, tmp_path, f"model.base={small_base}", start=Fork)) == 2
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path):
-    assert len(kill_and_resume(20, tmp_path)) == 20
+def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path, small_base):
+    assert len(kill_and_resume(20, tmp_path, f"model.base={small_base}", start=Fork)) == 20
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a file system of 110 MiB. Without the right to mount, limit the size of files, which gives the same kind of error."""
+    """Give a file system of 27 MiB. Without the right to mount, limit the size of files, which gives the same kind of error."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", folder], capture_output=True).returncode
-        == 0
-    ):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=27m", "tmpfs", folder], capture_output=True).returncode == 0:
         yield folder
         subprocess.run(["umount", "--lazy", folder], check=True)  # the run's log is still open
         return
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, limits[1]))  # less than the optimizer's state
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 2**20, limits[1]))  # less than the optimizer's state
     yield folder
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk, tiny_config, tmp_path):
-    """Each checkpoint is some 41 MiB: two fit on the disk, the third does not."""
+    """Each checkpoint is some 10 MiB: two fit on the disk, the third does not."""
     with pytest.raises(
         UserError, match=r"step_000000\d: cannot be saved: .*; (the last good checkpoint is|there is no)"
     ):
@@ -478,7 +477,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
         assert [path.name for path in good] == ["step_0000001", "step_0000002"]
 
 
-def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
+def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(fast, tmp_path):
     """Two real processes train under DDP on a CPU, srun and scontrol are stand-ins, and only the batch shell gets the signal."""
     for name, body in {
         "srun": f'echo "$1 $2 $3" > {tmp_path}/srun.log; shift 3; SLURM_NODEID=0 exec "$@"',
@@ -492,10 +491,9 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     environment = (
         ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
     )
-    words = (f"run.dir={tmp_path}", "run.name=r", "run.tracker=none", "data.size_px=32", "data.num_frames=7")
-    words += ("train.log_every_steps=1", "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
+    words = (*fast, "run.name=r", "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
     process = subprocess.Popen(
-        ["bash", "accelerate_config/slurm.sbatch", "train_config/tiny_cpu.yaml", *words],
+        ["bash", "accelerate_config/slurm.sbatch", TINY, *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
     )  # fmt: skip
     output = ""
@@ -510,34 +508,15 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(tmp_path):
     assert meta["step"] >= 3 and meta["engine"]["num_processes"] == 2
 
 
-def train_killed_at_a_val_row(cfg, killed_when: str) -> None:
-    """Train, and die in the first `Trackers.scalars` of a validation, before or after the row is written."""
-    from training.trackers import Trackers
-
-    original = Trackers.scalars
-
-    def killed(self, step, values):
-        is_val = any(name.startswith("val/") for name in values)
-        if not is_val or killed_when == "after":
-            original(self, step, values)
-        if is_val:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Trackers.scalars = killed
-    train(cfg)
-
-
 @pytest.mark.parametrize("killed", ["before", "after"])
-def test_a_run_killed_as_a_validation_is_told_tells_it_once(killed, tiny_config, tmp_path):
-    words = ("run.name=r", "data.num_frames=7", "train.max_steps=2", "train.save_every_steps=1", "train.batch_size=1")
+def test_a_run_killed_as_a_validation_is_told_tells_it_once(killed, fast, tiny_config, tmp_path):
+    words = ("run.name=r", "train.max_steps=2", "train.save_every_steps=1", "train.batch_size=1")
     short = ("validation.every_steps=1", "validation.num_inference_steps=2", "validation.num_records=1")
-    cfg = tiny_config(*words, *short)
-    process = forks_of_the_program().Process(target=train_killed_at_a_val_row, args=(cfg, killed))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    process = Fork("tests/helpers/killed_validating.py", "train", TINY, *fast, *words, *short, KILLED=killed)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
     assert not (tmp_path / "r/validation/step_0000001/metrics.json").exists()
-    train(cfg)
+    train(tiny_config(*words, *short, "data.num_workers=1"))
     lines = [json.loads(line) for line in (tmp_path / "r/metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "val/loss" in line) for line in lines] == [(1, False), (1, True), (2, False), (2, True)]
 

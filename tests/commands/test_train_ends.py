@@ -21,8 +21,19 @@ WORDS = ("train", "train_config/tiny_cpu.yaml", *FAST, "train.log_every_steps=1"
 ENDS_WITHIN_S = 20  # most of it is the end of Python with torch on a busy machine
 
 
-def forked(tmp_path, *words: str, program: str = "main.py", **environment: str) -> Fork:
-    return Fork(program, *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", *words, **environment)
+@pytest.fixture
+def endless(small_base, tmp_path):
+    return (*WORDS, f"model.base={small_base}", f"run.dir={tmp_path}", "train.max_steps=100000")
+
+
+@pytest.fixture
+def forked(endless):
+    """Return a function that starts a run without an end."""
+
+    def start(*words: str, program: str = "main.py", **environment: str) -> Fork:
+        return Fork(program, *endless, *words, **environment)
+
+    return start
 
 
 def read_until(process: Fork, text: str) -> str:
@@ -52,8 +63,8 @@ def _in_session(group: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("loader", ["idle", "busy", "stuck"])
-def test_a_crash_in_a_step_ends_the_process_whatever_the_loader_is_at(loader, tmp_path):
-    process = forked(tmp_path, "data.num_workers=2", program="tests/helpers/crashing.py", LOADER=loader)
+def test_a_crash_in_a_step_ends_the_process_whatever_the_loader_is_at(loader, forked):
+    process = forked("data.num_workers=2", program="tests/helpers/crashing.py", LOADER=loader)
     output = read_until(process, "CRASHING")
     rest, _ = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 1, output + rest
@@ -61,9 +72,9 @@ def test_a_crash_in_a_step_ends_the_process_whatever_the_loader_is_at(loader, tm
     assert not left_behind(process.pid)
 
 
-def test_a_crash_on_one_rank_ends_the_launch(tmp_path):
+def test_a_crash_on_one_rank_ends_the_launch(endless, tmp_path):
     launcher = (*LAUNCHER, "--config_file", "accelerate_config/cpu.yaml", *PORT)
-    words = ("tests/helpers/crashing.py", *WORDS, f"run.dir={tmp_path}", "train.max_steps=100000", "data.num_workers=1")
+    words = ("tests/helpers/crashing.py", *endless, "data.num_workers=1")
     process = Fork(*launcher, *words, LOADER="stuck")
     output = read_until(process, "CRASHING")
     rest, _ = process.communicate(timeout=2 * ENDS_WITHIN_S)
@@ -71,8 +82,8 @@ def test_a_crash_on_one_rank_ends_the_launch(tmp_path):
     assert not [p for p in psutil.process_iter(["cmdline"]) if f"run.dir={tmp_path}" in (p.info["cmdline"] or [])]
 
 
-def test_a_killed_run_takes_its_loading_processes_with_it(tmp_path):
-    process = forked(tmp_path, "data.num_workers=2", program="tests/helpers/crashing.py", LOADER="stuck-only")
+def test_a_killed_run_takes_its_loading_processes_with_it(forked):
+    process = forked("data.num_workers=2", program="tests/helpers/crashing.py", LOADER="stuck-only")
     read_until(process, "STUCK")
     process.kill()
     process.communicate(timeout=ENDS_WITHIN_S)
@@ -80,14 +91,14 @@ def test_a_killed_run_takes_its_loading_processes_with_it(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, tmp_path):
-    process = forked(tmp_path, "data.num_workers=1")
+def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, forked, tmp_path):
+    process = forked("data.num_workers=1")
     read_until(process, "step 2/")
     os.killpg(process.pid, number)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, rest
     assert "stopped at step" in rest and len(checkpoints(tmp_path / "r")) == 1
-    process = forked(tmp_path, "data.num_workers=1", "train.grad_accum_steps=10000")
+    process = forked("data.num_workers=1", "train.grad_accum_steps=10000")
     read_until(process, "records, 10000 orbits a step")
     time.sleep(1)
     for _ in range(2):
@@ -98,8 +109,10 @@ def test_once_the_step_is_finished_and_saved_and_twice_is_at_once(number, tmp_pa
     assert "Traceback" not in rest and not left_behind(process.pid)
 
 
-def test_a_second_training_in_one_folder_is_refused_at_the_start_and_no_kill_leaves_the_lock(tmp_path, tiny_config):
-    process = forked(tmp_path, "data.num_workers=0")
+def test_a_second_training_in_one_folder_is_refused_at_the_start_and_no_kill_leaves_the_lock(
+    forked, tmp_path, tiny_config
+):
+    process = forked("data.num_workers=0")
     read_until(process, "step 1/")
     before = (tmp_path / "r/run.log").read_bytes()
     with pytest.raises(UserError, match="another training is at this run"):

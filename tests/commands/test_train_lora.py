@@ -19,10 +19,10 @@ LORA = ("model.train=lora", "model.lora_rank=4", "optim.learning_rate=0.01", "op
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, small_base):
     """A folder with a base, a run of three steps on it in `whole/r`, and one that was stopped after two in `halves/r`."""
     folder = tmp_path_factory.mktemp("lora")
-    shutil.copytree("tiny_svd", folder / "base")
+    shutil.copytree(small_base, folder / "base")
     return folder
 
 

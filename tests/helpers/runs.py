@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import META, checkpoints, checksums, load_unet_weights
+from training.checkpoint import META, checkpoints, checksums, load_unet_weights, read_meta
 from training.saved_model import RECIPE
 
 EXACT = (
@@ -29,7 +29,7 @@ def metrics(run: Path, names=EXACT) -> list[dict]:
 
 def update_error(run: Path, expected: Path, which: str = "unet") -> float:
     """Return the relative difference of two updates: those from the base's weights to the newest checkpoints of two runs."""
-    start = weights(Path("tiny_svd"))
+    start = weights(Path(read_meta(checkpoints(expected)[-1])["config"]["model"]["base"]))
     difference = total = 0.0
     ours = weights(checkpoints(run)[-1], which)
     theirs = weights(checkpoints(expected)[-1], which)
