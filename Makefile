@@ -29,7 +29,7 @@ train: setup
 
 # Two processes: the launches mostly wait. A file stays in one process, for its fixtures; files go in the order of their names.
 test: setup
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)

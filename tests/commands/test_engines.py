@@ -1,7 +1,7 @@
 """Training under DDP, ZeRO-2 and ZeRO-3 is the training of one process, and resumes bit by bit.
 
 The launches are forks, which import nothing: see tests/helpers/forkserver.py, and tests/test_forkserver.py for what makes
-them like real ones. As a user starts it, DDP is launched in test_train.py, and ZeRO-2 in a slow test here.
+them like real ones. As a user starts them, DDP is launched in a slow test of test_train.py, and ZeRO-2 in one here.
 """
 
 import json

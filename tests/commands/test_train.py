@@ -20,7 +20,7 @@ from commands.train import encode, train
 from dataset.images import to_float
 from dataset.views import OrbitBatch
 from models.objective import draw
-from tests.helpers.launch import ENVIRONMENT, TINY, Fork
+from tests.helpers.launch import ENVIRONMENT, ROOT, TINY, Fork, server
 from tests.helpers.runs import metrics, update_error, weights
 from training.checkpoint import checkpoints, checksums, read_meta, verify
 from training.resume import changed_keys
@@ -477,16 +477,27 @@ def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk
         assert [path.name for path in good] == ["step_0000001", "step_0000002"]
 
 
-def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(fast, tmp_path):
-    """Two real processes train under DDP on a CPU, srun and scontrol are stand-ins, and only the batch shell gets the signal."""
+FORK_PYTHON = ROOT / "tests/helpers/fork_python.py"
+
+
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(real, fast, tmp_path):
+    """Two processes train under DDP on a CPU, srun and scontrol are stand-ins, and only the batch shell gets the signal."""
     for name, body in {
         "srun": f'echo "$1 $2 $3" > {tmp_path}/srun.log; shift 3; SLURM_NODEID=0 exec "$@"',
         "scontrol": f'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {tmp_path}/scontrol.log; fi',
-        "python": f'exec {sys.executable} "$@"',
+        "python": f'exec {sys.executable} "$@"' if real else f'exec {sys.executable} -S {FORK_PYTHON} "$@"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "here", "GPUS_PER_NODE": "2"}
+    channel = server().fileno()
+    slurm = {
+        "FORK_SERVER": str(channel),
+        "SLURM_JOB_ID": "17",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "here",
+        "GPUS_PER_NODE": "2",
+    }
     slurm["SLURM_CPUS_PER_TASK"] = "2"
     environment = (
         ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
@@ -494,7 +505,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(fast, tmp_path):
     words = (*fast, "run.name=r", "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
     process = subprocess.Popen(
         ["bash", "accelerate_config/slurm.sbatch", TINY, *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, pass_fds=[channel],
     )  # fmt: skip
     output = ""
     for line in process.stdout:

@@ -80,7 +80,12 @@ class Fork:
 
 @cache
 def server() -> socket.socket:
-    """Start the server of this process of pytest, and return the channel to it. It ends when the channel is closed."""
+    """Start the server of this process of pytest, and return the channel to it. It ends when the channel is closed.
+
+    In a process that was given the channel (tests/helpers/fork_python.py), no server is started.
+    """
+    if given := os.environ.get("FORK_SERVER"):
+        return socket.socket(fileno=int(given))
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "tests.helpers.forkserver", str(theirs.fileno())]
