@@ -10,10 +10,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tests.helpers.launch import server
 from utils.config import load_config
 from utils.schemas import TrainConfig
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    """Start the server of forks once for all processes of xdist, before they are started."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        server()
 
 
 @pytest.fixture(autouse=True)

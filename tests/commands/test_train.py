@@ -490,9 +490,8 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(real, fast, tmp_
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    channel = server().fileno()
     slurm = {
-        "FORK_SERVER": str(channel),
+        "FORK_SERVER": server(),
         "SLURM_JOB_ID": "17",
         "SLURM_NNODES": "1",
         "SLURM_JOB_NODELIST": "here",
@@ -505,7 +504,7 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(real, fast, tmp_
     words = (*fast, "run.name=r", "validation.every_steps=0", "train.max_steps=100000", "train.batch_size=1")
     process = subprocess.Popen(
         ["bash", "accelerate_config/slurm.sbatch", TINY, *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, pass_fds=[channel],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
     )  # fmt: skip
     output = ""
     for line in process.stdout:

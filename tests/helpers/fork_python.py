@@ -1,4 +1,4 @@
-"""`python WORDS` as a fork of the server of the test that started it: FORK_SERVER is the number of its channel, an open file."""
+"""`python WORDS` as a fork of the server whose address is FORK_SERVER in the environment."""
 
 import sys
 from pathlib import Path

@@ -3,7 +3,7 @@
 Why: a process that trains imports torch, diffusers, accelerate and DeepSpeed, 5 to 9 seconds of CPU, and a launch is three of
 them. Over the suite that was half of its time.
 
-How: `tests/helpers/launch.py` starts this file once for each process of pytest, at the first use, and sends it a byte for each
+How: `tests/helpers/launch.py` starts this file once for all processes of pytest, and each sends it a byte for each
 program, with three file descriptors: the request as JSON, where the output goes, and where to tell how it ended. The server
 forks a watcher, and the watcher forks the program. The program leads a session of its own, and has the environment, the folder,
 the arguments and the output of the request; it ends as Python does, not by `os._exit`. The watcher tells the program's id, waits
@@ -21,6 +21,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -37,15 +38,17 @@ PROGRAM = (
 )  # fmt: skip
 
 
-def serve(channel: socket.socket) -> list[int]:
-    """Fork a process for every request until the other end is closed. Returns in the forked process, with the request's files."""
+def serve(requests: socket.socket, life: int) -> list[int]:
+    """Fork a process for every request until `life` is closed. Returns in the forked process, with the request's files."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a watcher that has ended is no zombie
     while True:
-        byte, files, _, _ = socket.recv_fds(channel, 1, 3)
-        if not byte:
+        ready, _, _ = select.select([requests, life], [], [])
+        if life in ready:
             os._exit(0)
+        _, files, _, _ = socket.recv_fds(requests, 1, 3)
         if os.fork() == 0:
-            channel.close()
+            requests.close()
+            os.close(life)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return files
         for file in files:
@@ -124,7 +127,7 @@ if __name__ == "__main__":
         importlib.import_module(name)
     sys.stdout.flush()
     gc.freeze()  # the collector of a fork leaves alone, and so does not copy, what was there before it
-    files = serve(socket.socket(fileno=int(sys.argv[1])))
+    files = serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     watch(*files)
     words = become(*files[:2])
     fork_ranks()

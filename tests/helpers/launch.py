@@ -35,7 +35,9 @@ class Fork:
         status, its_status = os.pipe()
         with open(request, "w") as file:
             json.dump({"words": words, "folder": os.getcwd(), "environment": ENVIRONMENT | environment}, file)
-        socket.send_fds(server(), [b"x"], [its_request, its_output, its_status])
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.connect(f"\0{server()}")
+            socket.send_fds(channel, [b"x"], [its_request, its_output, its_status])
         for file in (its_request, its_output, its_status):
             os.close(file)
         self.args = words
@@ -79,21 +81,25 @@ class Fork:
 
 
 @cache
-def server() -> socket.socket:
-    """Start the server of this process of pytest, and return the channel to it. It ends when the channel is closed.
+def server() -> str:
+    """Return the address of the server, and start it first if no one has. It ends with the process that started it.
 
-    In a process that was given the channel (tests/helpers/fork_python.py), no server is started.
+    Under xdist the process that starts the others starts the server too (tests/conftest.py).
     """
     if given := os.environ.get("FORK_SERVER"):
-        return socket.socket(fileno=int(given))
-    ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "tests.helpers.forkserver", str(theirs.fileno())]
-        environment = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+        return given
+    address = f"svd-mv-fork-server-{os.getpid()}"
+    life, _ = os.pipe()  # whose other end closes when this process ends
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as requests:
+        requests.bind(f"\0{address}")
+        files = (requests.fileno(), life)
         subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+            [sys.executable, "-m", "tests.helpers.forkserver", *map(str, files)],
+            cwd=ROOT, env=ENVIRONMENT | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL, pass_fds=files, start_new_session=True,
         )  # fmt: skip
-    return ours
+    os.close(life)
+    os.environ["FORK_SERVER"] = address
+    return address
 
 
 def accelerate_launch(*arguments: str, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess:
