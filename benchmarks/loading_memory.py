@@ -69,13 +69,13 @@ def measure(base: str) -> None:
     accelerator.wait_for_everyone()
     before = pss()
     with Peak() as loading:
-        svd = load_start(cfg.model, Resume(None, 0, 0, Window(), owes_validation=False), accelerator)
+        svd = load_start(cfg.model, cfg.run.seed, Resume(None, 0, 0, Window(), owes_validation=False), accelerator)
         size = sum(weight.numel() for weight in svd.unet.parameters())
         accelerator.wait_for_everyone()
         loaded = pss()
         accelerator.wait_for_everyone()
     with Peak() as preparing:
-        state = prepare(svd.unet, cfg.model, cfg.optim, accelerator)
+        state = prepare(svd.unet, cfg.model, cfg.optim, cfg.train, accelerator)
         accelerator.wait_for_everyone()
         prepared = pss()
         accelerator.wait_for_everyone()

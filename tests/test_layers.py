@@ -1,8 +1,11 @@
 """Who may import whom, read from the imports and held by folder."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,31 @@ def test_no_module_imports_itself_through_others():
     for module in graph:
         visit(module, ())
     assert done >= graph.keys()
+
+
+def takes(function: Callable, call: ast.Call) -> bool:
+    try:
+        inspect.signature(function).bind(*call.args, **{word.arg: word for word in call.keywords})
+    except TypeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_calls_our_functions_with_the_arguments_that_they_take(path):
+    """Nothing else runs all of them. A call with a * or ** is left out."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    ours = {
+        alias.asname or alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in MAY_IMPORT
+        for alias in node.names
+    }
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    plain = [call for call in calls if None not in [word.arg for word in call.keywords]]
+    plain = [call for call in plain if not any(isinstance(word, ast.Starred) for word in call.args)]
+    wrong = [call for call in plain if call.func.id in ours and not takes(ours[call.func.id], call)]
+    assert not wrong, [f"line {call.lineno}: {ast.unparse(call)}" for call in wrong]
 
 
 def test_importing_the_data_and_the_config_loads_no_model_library():
