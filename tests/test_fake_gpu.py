@@ -41,7 +41,10 @@ def on_gpu(unet: nn.Module, vae: nn.Module, clip: nn.Module, dtype: torch.dtype)
     return Svd(unet, encoders, (0.002, 700.0))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+FP32 = pytest.param(torch.float32, marks=pytest.mark.slow, id="fp32")  # the law is the same, and bf16 is what GPUs run
+
+
+@pytest.mark.parametrize("dtype", [FP32, pytest.param(torch.bfloat16, id="bf16")])
 def test_training_validating_and_sampling_never_mix_devices_nor_compute_in_fp64(dtype, tmp_path):
     modules = tiny_modules()
     tasks = [Task(InputImage("a", tmp_path, 12.0), 0, tmp_path)]

@@ -46,7 +46,7 @@ def loaded(folder: Path) -> Svd:
     return load_saved_model(find_saved_model(SourceSettings(checkpoint=str(folder))), launched_accelerator())
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.3])
+@pytest.mark.parametrize("strength", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_the_stock_pipeline_with_motion_bucket_id_as_elevation_gives_our_samplers_frames(
     trained_run, strength, tmp_path
 ):
