@@ -9,6 +9,7 @@ from utils.schemas_render import FilterSettings
 OPAQUE = 128  # alpha from which a pixel is the object's
 BURNT = 250  # all three channels are at least this
 BLACK = 5  # all three channels are at most this
+SEEN_PART = 0.75  # of an object; what is seen of the rest makes up for no more
 COLOUR_SIDE_PX = 192  # of larger views every n-th pixel is enough to judge colours
 LUMA = np.array([0.2126, 0.7152, 0.0722])
 
@@ -67,12 +68,16 @@ def _exposed(views: np.ndarray, filter_: FilterSettings) -> str | None:
 
 
 def _seen_on_white(views: np.ndarray, filter_: FilterSettings) -> str | None:
-    """Judge the view that is worst: a bright object is as good as not there in it, though other views show their shadows."""
+    """Judge the view that is worst: a bright object is as good as not there in it, though other views show their shadows.
+
+    A dark side does not make up for a top that is gone: no pixel counts for more than makes SEEN_PART of such pixels enough.
+    """
+    most = filter_.min_contrast / SEEN_PART
     for index, view in enumerate(_fewer_pixels(views)):
         shown = view[view[..., 3] >= OPAQUE].astype(np.float32) / 255  # N 4
         if not len(shown):
             continue
-        contrast = ((1 - shown[:, :3].min(axis=1)) * shown[:, 3]).mean()
+        contrast = ((1 - shown[:, :3].min(axis=1)) * shown[:, 3]).clip(max=most).mean()
         if contrast < filter_.min_contrast:
             return f"white on white: in view {index} it differs from white by {contrast:.3f}, less than {filter_.min_contrast:g}"
     return None

@@ -79,7 +79,11 @@ class FilterSettings(Section):
     max_black: float = key(0.5, "largest part of its pixels with all channels at 5 or less", "0 to 1", ge=0, le=1)
     min_brightness: float = key(0.03, "lowest mean luma of its pixels", "0 to 1", ge=0, le=1)
     min_contrast: float = key(
-        0.15, "lowest mean difference from white, in the channel that differs most, in any view", "0 to 1", ge=0, le=1
+        0.15,
+        "lowest mean difference from white, in the channel that differs most, in any view; no pixel counts for more than 4/3 of it",
+        "0 to 1",
+        ge=0,
+        le=1,
     )
     min_change: float = key(
         0.004, "lowest difference between the first view and the one that differs most", "0 to 1", ge=0, le=1

@@ -118,6 +118,20 @@ def test_a_pale_colour_and_a_white_object_with_shadows_are_seen():
     assert changed(make_yellow) is None and changed(make_shaded) is None
 
 
+def test_of_an_object_no_more_than_a_quarter_may_vanish_on_white_however_dark_the_rest_is():
+    def whiten(part):
+        def change(views):
+            views[..., :3] = (90, 80, 85)
+            views[::2, ..., :3] += 20
+            rows = np.nonzero(views[0, ..., 3].any(axis=1))[0]
+            views[:, rows[: round(part * len(rows))], :, :3] = 255
+
+        return change
+
+    assert changed(whiten(0.2)) is None
+    assert changed(whiten(0.35)).startswith("white on white: in view 0 it differs from white by 0.1")
+
+
 def test_dim_objects_and_a_bright_red_one():
     def dim(views):
         views[..., :3] = (0, 7, 7)
