@@ -105,6 +105,9 @@ def _engine(launch: Launch, sizes: Sizes, whole: int, weight: int) -> dict[str, 
 
     DeepSpeed allocates one bucket in full, however few gradients there are, and sends a copy of what has filled it. With an
     optimizer on the host, ZeRO-3 has the gradients there too, and ZeRO-2 has them on the GPU.
+
+    All of it is added to all activations. From the second micro-step on the gradients do stand beside them. Those of a step of
+    one micro-step grow as activations go, and a bucket is copied when it is full: there the sum is too high.
     """
     on_host = launch.zero_stage == 3 and launch.optimizer_on_host
     buckets = (BUCKET + min(BUCKET, sizes.trained)) * weight if launch.zero_stage else 0
