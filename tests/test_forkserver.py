@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.helpers.launch import ENVIRONMENT, Fork, accelerate_launch, forked_launch
+from tests.helpers.launch import ENVIRONMENT, Fork, accelerate_launch, forked_launch, heed_terminal
 
 SURROUNDINGS = """
 import json, os, signal, sys, threading
@@ -37,6 +37,7 @@ def really(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT | {"MORE": "1"}, start_new_session=True,
+        preexec_fn=heed_terminal,
     )  # fmt: skip
 
 
