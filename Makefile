@@ -27,9 +27,9 @@ train: setup
 	$(RUN) main.py cache train_config/tiny_cpu.yaml cache.out=runs/dummy_latents $(ARGS)
 	$(RUN) main.py train train_config/tiny_cpu.yaml data.cache=runs/dummy_latents $(ARGS)
 
-# Four processes, also on two cores: the launches mostly wait. A file stays in one process, for its fixtures; files go in the order of their names.
+# Three processes, also on two cores: the launches mostly wait. A file stays in one process, for its fixtures; files go in the order of their names.
 test: setup
-	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup
 	$(RUN) -m pytest -m slow $(ARGS)
