@@ -29,7 +29,7 @@ TURNS_BACK = "it turns the other way than the rest, or is misread: look at it"
 SHOWN = 8  # problems of a kind that are printed where check.report has them all
 
 
-class Lines(Dataset):
+class LinesToCheck(Dataset):
     """The lines of a jsonl, each of which is looked at in a loading process."""
 
     def __init__(self, meta: str, data: DataSettings, seed: int):
@@ -120,7 +120,7 @@ def check_data(cfg: TrainConfig) -> bool:
     if clean and clean.resolve() in [Path(meta).resolve() for meta in metas]:
         raise UserError(f"check.write_clean: {clean} is what is checked: choose another file")
     findings = Findings(user_path(cfg.check.report) if cfg.check.report else None)
-    training, held_out = (Lines(meta, cfg.data, cfg.run.seed) for meta in metas)
+    training, held_out = (LinesToCheck(meta, cfg.data, cfg.run.seed) for meta in metas)
     seen: dict[int, str] = {}
     tally = look_at_file(training, findings, seen, None)
     look_at_file(held_out, findings, seen, tally)
@@ -158,7 +158,7 @@ class Tally:
             self.open_ends.append(look.ends_open)
 
 
-def look_at_file(lines: Lines, findings: Findings, seen: dict[int, str], trained: Tally | None) -> Tally:
+def look_at_file(lines: LinesToCheck, findings: Findings, seen: dict[int, str], trained: Tally | None) -> Tally:
     """Look at all lines of a file. `seen` holds what orbits are known by; `trained` is of the orbits to train on."""
     tally = Tally()
     with Progress(len(lines), "orbits") as progress:
@@ -180,7 +180,7 @@ def look_at_file(lines: Lines, findings: Findings, seen: dict[int, str], trained
     return tally
 
 
-def turn_problems(lines: Lines, tally: Tally) -> Iterator[tuple[str, str, str]]:
+def turn_problems(lines: LinesToCheck, tally: Tally) -> Iterator[tuple[str, str, str]]:
     """Judge the set first, and then single orbits against it. These are taken out of the good ones."""
     way, text = judge_set([*tally.evidence.values()])
     if text:
@@ -204,7 +204,7 @@ def known_already(look: Look, seen: dict[int, str]) -> list[tuple[str, str]]:
     return [("twice", f"has the {', the '.join(found)}")] if found else []
 
 
-def elevation_problems(lines: Lines, tally: Tally, trained: Tally | None) -> Iterator[tuple[str, str, str]]:
+def elevation_problems(lines: LinesToCheck, tally: Tally, trained: Tally | None) -> Iterator[tuple[str, str, str]]:
     """Name the lines outside the paper's elevations, and outside those of the training: one text each, not one a line."""
     limits = {"the paper": TRAINED_ELEVATIONS_DEG}
     if trained and trained.elevations:
@@ -229,7 +229,7 @@ def ranges(numbers: list[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
-def write_clean(path: Path, lines: Lines, good: list[int]) -> None:
+def write_clean(path: Path, lines: LinesToCheck, good: list[int]) -> None:
     """Write the good lines byte for byte. Raises UserError if there is none."""
     if not good:
         raise UserError(f"check.write_clean: {lines.name} has no line without a problem, and {path} is not written")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from commands.demo_studio import Stopped, Studio
+from commands.demo_studio import SamplingStopped, Studio
 from evaluation.turntable import SCRIPT, STYLE
 from utils.errors import UserError, one_line
 from utils.video import to_uint8
@@ -177,7 +177,7 @@ def _connect(studio: Studio, image, cut_out, choices: dict, go, stop, shown: lis
             orbit, archive = studio.sample(path, values[cut_out], wanted, request.session_hash, on_step)
         except UserError as error:
             return _said(error, bad=True), "", nothing
-        except Stopped:
+        except SamplingStopped:
             return _said("Stopped."), "", nothing
         about = f"Seed {wanted['seeds'][0]}, elevation {wanted['elevation_deg']:g}°. Drag the sample to turn it."
         return _said(about), orbit, gr.update(interactive=True, value=str(archive))

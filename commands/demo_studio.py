@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from commands.sample import Task, background_remover, describe, orbit_html, sample_tasks, write_results
+from commands.sample import SampleTask, background_remover, describe, orbit_html, sample_tasks, write_results
 from dataset.backgrounds import cut_out_of_plain
 from dataset.inputs import InputImage, input_view
 from models.svd import Svd
@@ -27,7 +27,7 @@ from utils.video import to_uint8
 MAX_TEMPORARY_BYTES = 1 << 30  # of uploads and results together
 
 
-class Stopped(Exception):
+class SamplingStopped(Exception):
     """Somebody pressed stop, closed the page, or ended the program."""
 
 
@@ -67,7 +67,7 @@ class Studio:
         """Sample an orbit as `sample` does, and return it as HTML for the page, and a zip of the files of `sample`.
 
         `choices` holds the keys of `sample` that were chosen. `on_step` is called with the number of steps done. Raises
-        UserError, and Stopped.
+        UserError, and SamplingStopped.
         """
         settings = self._sample_settings(path.name, choices | {"remove_background": cut_out})
         stop = self._stops.setdefault(session, threading.Event())
@@ -79,11 +79,11 @@ class Studio:
                 def step() -> None:
                     on_step(next(steps))
                     if stop.is_set() or self._ended.is_set():
-                        raise Stopped
+                        raise SamplingStopped
 
                 image = InputImage(file_name(path.stem) or "image", Path(path.name), settings.elevation_deg)
                 place = self.folder / secrets.token_hex(16)  # nobody else can guess its address
-                task = Task(image, settings.seeds[0], place / image.name / f"seed_{settings.seeds[0]}")
+                task = SampleTask(image, settings.seeds[0], place / image.name / f"seed_{settings.seeds[0]}")
                 num_frames = self.saved.data.num_frames
                 views = sample_tasks([task], [view.to(self._device)], self._svd, num_frames, settings, step)[0]
                 about = describe(task, self.saved, settings, self._mixed_precision)
@@ -122,7 +122,7 @@ class Studio:
         remove_oldest(self.folder, MAX_TEMPORARY_BYTES)
 
 
-def _zipped(task: Task) -> Path:
+def _zipped(task: SampleTask) -> Path:
     """Put the task's folder into a zip, under the path that `sample` would have given it. Only the zip stays."""
     root = task.folder.parent.parent
     archive = shutil.make_archive(str(root / f"{task.image.name}_seed_{task.seed}"), "zip", root, task.image.name)

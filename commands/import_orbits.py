@@ -16,7 +16,7 @@ from dataset.importers.formats import FORMATS, detect, find_items
 from dataset.importers.output import HELD_OUT, META, SETTINGS, ImportFolder
 from dataset.importers.report import Counts, num_frames_for, summary, write_sheets
 from dataset.importers.source import SourceItem
-from dataset.importers.work import Task, import_all
+from dataset.importers.work import ImportTask, import_all
 from utils.errors import UserError, shown
 from utils.files import user_path
 from utils.progress import Progress
@@ -55,7 +55,7 @@ def import_orbits(cfg: ImportOrbitsConfig) -> int:
     return 0
 
 
-def open_task(cfg: ImportOrbitsConfig, source: Path, folder: ImportFolder) -> Task:
+def open_task(cfg: ImportOrbitsConfig, source: Path, folder: ImportFolder) -> ImportTask:
     """Find the format, and hold the folder to the settings that it was made with. Raises UserError."""
     name = cfg.import_orbits.format
     if name == "auto":
@@ -66,12 +66,12 @@ def open_task(cfg: ImportOrbitsConfig, source: Path, folder: ImportFolder) -> Ta
         parquet.check_installed()
     rules = {"min_views": cfg.import_orbits.min_views, "needs_alpha": cfg.import_orbits.needs_alpha}
     folder.check_settings({"source": str(source), "format": name} | rules)
-    return Task(source, name, folder.folder, folder.staging, **rules)
+    return ImportTask(source, name, folder.folder, folder.staging, **rules)
 
 
 def look_at_all(
     items: Sequence[SourceItem],
-    task: Task,
+    task: ImportTask,
     folder: ImportFolder,
     num_processes: int,
     stop_requested: Callable[[], bool],

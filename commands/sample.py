@@ -39,7 +39,7 @@ Framed = TypeVar("Framed", bound=FramingSettings)
 
 
 @dataclass(frozen=True)
-class Task:
+class SampleTask:
     """An orbit that is to be sampled."""
 
     image: InputImage
@@ -101,16 +101,16 @@ def as_trained(settings: Framed, saved: SavedModel) -> Framed:
     return settings.model_copy(update={"object_fill": fill, "size_px": settings.size_px or saved.data.size_px})
 
 
-def list_tasks(settings: SampleSettings) -> list[Task]:
+def list_tasks(settings: SampleSettings) -> list[SampleTask]:
     """Return a task for each image with each seed, image by image."""
     out = Path(settings.out)
     return [
-        Task(image, seed, out / image.name / f"seed_{seed}")
+        SampleTask(image, seed, out / image.name / f"seed_{seed}")
         for image, seed in product(list_inputs(settings), settings.seeds)
     ]
 
 
-def check_images(tasks: list[Task], settings: SampleSettings, say: Callable[[str], object]) -> dict[Path, str]:
+def check_images(tasks: list[SampleTask], settings: SampleSettings, say: Callable[[str], object]) -> dict[Path, str]:
     """Open every image before the first minute of work, and return why some of them are left out.
 
     Raises UserError if all of them are.
@@ -137,10 +137,10 @@ def check_images(tasks: list[Task], settings: SampleSettings, say: Callable[[str
 
 
 def prepare_inputs(
-    tasks: list[Task], prepare: Callable[[Path], Tensor], left_out: dict[Path, str]
-) -> dict[Task, Tensor]:
+    tasks: list[SampleTask], prepare: Callable[[Path], Tensor], left_out: dict[Path, str]
+) -> dict[SampleTask, Tensor]:
     """Return the input view, 1 3 H W, of each task. An image in which rembg finds no object, for one, is added to `left_out`."""
-    inputs: dict[Task, Tensor] = {}
+    inputs: dict[SampleTask, Tensor] = {}
     for task in tasks:
         path = task.image.path
         if path in left_out:
@@ -187,7 +187,7 @@ def background_remover() -> Callable[[Image.Image], Image.Image]:
 
 
 def sample_tasks(
-    tasks: list[Task],
+    tasks: list[SampleTask],
     inputs: list[Tensor],
     svd: Svd,
     num_frames: int,
@@ -210,7 +210,7 @@ def sample_tasks(
     return sample_orbits(svd.unet, svd.encoders, svd.sigma_range, cond, torch.cat(noises), settings, on_step)
 
 
-def describe(task: Task, saved: SavedModel, settings: SampleSettings, mixed_precision: str) -> dict:
+def describe(task: SampleTask, saved: SavedModel, settings: SampleSettings, mixed_precision: str) -> dict:
     """Return the content of sample.json, which is enough to sample the same orbit again."""
     return {
         "image": str(task.image.path),
@@ -222,7 +222,7 @@ def describe(task: Task, saved: SavedModel, settings: SampleSettings, mixed_prec
     }
 
 
-def write_results(task: Task, input_: Tensor, views: Tensor, about: dict, framing: FramingSettings) -> None:
+def write_results(task: SampleTask, input_: Tensor, views: Tensor, about: dict, framing: FramingSettings) -> None:
     """Write 000.png ..., video.mp4, sheet.png, index.html, input.png, transforms.json and sample.json as the task's folder."""
     frames = to_uint8(views)
     shown = to_uint8(input_)

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from commands.sample import Task, sample_tasks
+from commands.sample import SampleTask, sample_tasks
 from commands.train import encode
 from dataset.inputs import InputImage
 from dataset.views import Orbit, OrbitBatch
@@ -47,7 +47,7 @@ FP32 = pytest.param(torch.float32, marks=pytest.mark.slow, id="fp32")  # the law
 @pytest.mark.parametrize("dtype", [FP32, pytest.param(torch.bfloat16, id="bf16")])
 def test_training_validating_and_sampling_never_mix_devices_nor_compute_in_fp64(dtype, tmp_path):
     modules = tiny_modules()
-    tasks = [Task(InputImage("a", tmp_path, 12.0), 0, tmp_path)]
+    tasks = [SampleTask(InputImage("a", tmp_path, 12.0), 0, tmp_path)]
     with watched() as watch:
         svd = on_gpu(*modules, dtype)
         pixels = torch.rand(2, FRAMES, 3, SIZE_PX, SIZE_PX)

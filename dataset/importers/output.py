@@ -54,7 +54,7 @@ class ObjectLine(Saved):
     failures: list[_Failure]
 
 
-class SavedSettings(RootModel[dict[str, bool | int | str]]):
+class SavedImportSettings(RootModel[dict[str, bool | int | str]]):
     """What may be in import.json."""
 
     model_config = ConfigDict(strict=True)
@@ -102,14 +102,14 @@ class ImportFolder:
         path = self.folder / SETTINGS
         if not path.exists():
             write_atomically(path, json.dumps(now, indent=1) + "\n")
-        saved = read_json(path, SavedSettings).root
+        saved = read_json(path, SavedImportSettings).root
         if changed := [f"import_orbits.{key}={shown(saved.get(key))}" for key in now if saved.get(key) != now[key]]:
             raise UserError(f"{self.folder} was made with {', '.join(changed)}: choose another import_orbits.out")
 
     def saved_format(self) -> str | None:
         """Return the format that the folder was made with, if it was."""
         path = self.folder / SETTINGS
-        return str(read_json(path, SavedSettings).root.get("format")) if path.exists() else None
+        return str(read_json(path, SavedImportSettings).root.get("format")) if path.exists() else None
 
     def done(self) -> set[str]:
         return {*self._journal.places}

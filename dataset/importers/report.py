@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset.importers.output import ACCEPTED, FAILURES, REJECTED, ImportFolder
 from dataset.importers.source import Refusal, SourceItem
-from dataset.importers.work import Task, read_object
+from dataset.importers.work import ImportTask, read_object
 from dataset.records import TRAINED_ELEVATIONS_DEG, parse_record
 from dataset.sources import view_sources
 from utils.errors import UserError
@@ -59,7 +59,9 @@ def num_frames_for(counts: Counts) -> int:
     return int(np.gcd.reduce([*counts.num_views]))
 
 
-def write_sheets(items: Sequence[SourceItem], task: Task, root: Path, folder: ImportFolder, num_rows: int) -> None:
+def write_sheets(
+    items: Sequence[SourceItem], task: ImportTask, root: Path, folder: ImportFolder, num_rows: int
+) -> None:
     """Draw orbits, and refused objects, evenly spread over the ids. A sheet without a row is removed."""
     by_id = {item.id: item for item in items}
     accepted: list[str] = []
@@ -88,7 +90,7 @@ def _images_in(record: dict, root: Path) -> list[Path | bytes]:
         return []
 
 
-def _images_of(item: SourceItem, task: Task) -> list[Path | bytes]:
+def _images_of(item: SourceItem, task: ImportTask) -> list[Path | bytes]:
     try:
         return [view.image for view in read_object(item, task).views if view.image is not None]
     except Refusal:

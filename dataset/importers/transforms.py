@@ -28,7 +28,7 @@ class Lens(Saved):
         return None if self.camera_angle_x is None else math.degrees(self.camera_angle_x)
 
 
-class Frame(Lens):
+class SourceFrame(Lens):
     file_path: InsidePath
     transform_matrix: tuple[Row, Row, Row, Row]
 
@@ -36,7 +36,7 @@ class Frame(Lens):
 class Transforms(Lens):
     """What is read of the file."""
 
-    frames: Annotated[list[Frame], Field(min_length=1, max_length=4096)]
+    frames: Annotated[list[SourceFrame], Field(min_length=1, max_length=4096)]
     license: str | None = None
 
 
@@ -54,7 +54,7 @@ def read(source: Path, item: SourceItem) -> SourceObject:
     return SourceObject(item.id, views, data.license)
 
 
-def _view(frame: Frame, lens: Lens, source: Path, folder: Path) -> SourceView:
+def _view(frame: SourceFrame, lens: Lens, source: Path, folder: Path) -> SourceView:
     name = posixpath.normpath(frame.file_path)
     if not posixpath.splitext(name)[1]:  # as the files of NeRF's synthetic scenes have it
         name += ".png"

@@ -25,7 +25,7 @@ OBJECTS_PER_TASK = 8
 
 
 @dataclass(frozen=True)
-class Task:
+class ImportTask:
     """What the import of every object needs."""
 
     source: Path
@@ -36,7 +36,7 @@ class Task:
     needs_alpha: bool
 
 
-def import_all(items: Sequence[SourceItem], task: Task, num_processes: int) -> Iterator[list[dict]]:
+def import_all(items: Sequence[SourceItem], task: ImportTask, num_processes: int) -> Iterator[list[dict]]:
     """Yield the lines of a few objects at a time, in the items' order. One process is ours. Raises BrokenProcessPool."""
     batches = [items[at : at + OBJECTS_PER_TASK] for at in range(0, len(items), OBJECTS_PER_TASK)]
     work = partial(import_batch, task=task)
@@ -62,11 +62,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def import_batch(items: Sequence[SourceItem], task: Task) -> list[dict]:
+def import_batch(items: Sequence[SourceItem], task: ImportTask) -> list[dict]:
     return [import_object(item, task) for item in items]
 
 
-def import_object(item: SourceItem, task: Task) -> dict:
+def import_object(item: SourceItem, task: ImportTask) -> dict:
     """Return the object's line: its id, the records of its rings, and what was refused."""
     records: list[dict] = []
     failures: list[dict] = []
@@ -94,7 +94,7 @@ def import_object(item: SourceItem, task: Task) -> dict:
     return {"id": item.id, "records": records, "failures": failures}
 
 
-def read_object(item: SourceItem, task: Task) -> SourceObject:
+def read_object(item: SourceItem, task: ImportTask) -> SourceObject:
     """Raises Refusal."""
     try:
         return FORMATS[task.format].read(task.source, item)
@@ -104,7 +104,7 @@ def read_object(item: SourceItem, task: Task) -> SourceObject:
         raise Refusal("unreadable", f"{error.filename or item.path}: {error.strerror}") from None
 
 
-def ring_record(found: SourceObject, ring: Sequence[int], angles: Angles, record_id: str, task: Task) -> dict:
+def ring_record(found: SourceObject, ring: Sequence[int], angles: Angles, record_id: str, task: ImportTask) -> dict:
     """Return a line of svd_meta.jsonl. Images that cannot stay where they are have been written by then. Raises Refusal."""
     views = [found.views[index] for index in ring]
     headers = check_images(views, task.needs_alpha)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rendering.failure import Failure
 from rendering.queue.locks import FILES, Locks
-from rendering.queue.saved import FailureLine, OrbitLine, SavedSettings, is_orbit
+from rendering.queue.saved import FailureLine, OrbitLine, SavedRenderSettings, is_orbit
 from utils.errors import UserError
 from utils.files import remove, remove_unfinished, sync, write_atomically
 from utils.held_out import held_out_of
@@ -171,7 +171,7 @@ class Output:
                             f"{foreign} is there, and no {path.name} says that it is ours: choose another render.out"
                         )
                 write_atomically(path, json.dumps(now, indent=1) + "\n")
-            return read_json(path, SavedSettings).root
+            return read_json(path, SavedRenderSettings).root
 
     def strip_path(self, object_id: str) -> Path:
         """Return where a filtered object's views are kept, small, for a sheet."""

@@ -39,7 +39,7 @@ class FailureLine(Saved):
     renderer: str | None = None
 
 
-class SavedSettings(RootModel[dict[str, int | float | str | None]]):
+class SavedRenderSettings(RootModel[dict[str, int | float | str | None]]):
     """What may be in render.json."""
 
     model_config = ConfigDict(strict=True)
@@ -72,7 +72,7 @@ class SavedCheck(Saved):
     failure: tuple[Literal[tuple(KINDS)], str] | None
 
 
-class Frame(Saved):
+class CameraFrame(Saved):
     """What must be in a camera of an orbit."""
 
     file_path: InsidePath
@@ -84,7 +84,7 @@ class OrbitTransforms(Saved):
     """What must be in an orbit's transforms.json. Other programs write such files too, without our keys."""
 
     renderer: str
-    frames: Annotated[list[Frame], Field(min_length=1)]
+    frames: Annotated[list[CameraFrame], Field(min_length=1)]
 
 
 def is_orbit(folder: Path) -> bool:

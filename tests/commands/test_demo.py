@@ -19,7 +19,7 @@ from PIL import Image
 
 import main
 from commands.demo import allowed_hosts, listening
-from commands.demo_studio import Stopped, Studio, remove_oldest
+from commands.demo_studio import SamplingStopped, Studio, remove_oldest
 from commands.sample import as_trained
 from tests.helpers.browser import drag, needs_browser, open_browser, open_page
 from tests.helpers.launch import Fork
@@ -67,7 +67,7 @@ def test_the_zip_holds_what_sample_writes_for_the_same_image_and_seed(studio, tr
 
 
 def test_stop_ends_what_its_own_session_samples_and_nothing_else(studio):
-    with pytest.raises(Stopped):
+    with pytest.raises(SamplingStopped):
         studio.sample(IMAGE, False, CHOICES, "a", lambda step: studio.stop("a"))
     studio.stop("nobody")
     _, archive = studio.sample(IMAGE, False, CHOICES, "a", lambda step: studio.stop("b"))

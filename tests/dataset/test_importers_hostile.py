@@ -12,7 +12,7 @@ import pytest
 
 from commands.import_orbits import import_orbits
 from dataset.importers.source import SourceItem
-from dataset.importers.work import Task, import_object
+from dataset.importers.work import ImportTask, import_object
 from tests.helpers.hostile import mutated_bytes, mutated_tree
 from tests.helpers.make_renders import gobjaverse_blobs, write_npy, write_parquet, write_tar, write_transforms
 from utils.config import load_config
@@ -31,7 +31,7 @@ NPY_HEADERS = (
 
 def look_at(path: Path, format_: str) -> dict:
     folder = path.parent
-    task = Task(folder, format_, folder / "out", folder / "out/.importing", min_views=8, needs_alpha=True)
+    task = ImportTask(folder, format_, folder / "out", folder / "out/.importing", min_views=8, needs_alpha=True)
     return import_object(SourceItem("x", path), task)
 
 
