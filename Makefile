@@ -27,7 +27,8 @@ train: setup
 	$(RUN) main.py cache train_config/tiny_cpu.yaml cache.out=runs/dummy_latents $(ARGS)
 	$(RUN) main.py train train_config/tiny_cpu.yaml data.cache=runs/dummy_latents $(ARGS)
 
-# Three processes, also on two cores: the launches mostly wait. A file stays in one process, for its fixtures; files go in the order of their names.
+# Three processes, also on two cores: the launches mostly wait. A file stays in one process, for its fixtures, and
+# files go in the order of their names.
 test: setup
 	$(RUN) -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -10,14 +10,10 @@ from string import Template
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKLTemporalDecoder,
-    StableVideoDiffusionPipeline,
-    UNetSpatioTemporalConditionModel,
-)
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection
 
 from commands.cache import cache
 from commands.render import render
@@ -27,7 +23,7 @@ from dataset.latents import INDEX, CacheIndex, EncodedOrbit, record_digest, shar
 from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_views
 from models.svd import load_part
-from models.tiny import svd_scheduler, tiny_clip, tiny_unet
+from models.tiny import tiny_clip, tiny_pipeline, tiny_unet
 from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
 from rendering.toys import write_toys
@@ -122,13 +118,7 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
         "num_orbits": sum(len(orbits) for orbits in objects),
     }
     print(f"held-out: VAE {found['vae_psnr']:.2f} dB, image encoder finds the same object in {found['retrieval']:.0%}")
-    pipeline = StableVideoDiffusionPipeline(
-        vae=vae,
-        image_encoder=clip,
-        unet=tiny_unet(),
-        scheduler=svd_scheduler(),
-        feature_extractor=CLIPImageProcessor(),
-    )
+    pipeline = tiny_pipeline(vae, clip, tiny_unet())
     with new_folder(folder) as unfinished:
         pipeline.save_pretrained(unfinished)
         (unfinished / "measured.json").write_text(json.dumps(found) + "\n")
@@ -227,12 +217,10 @@ def finish(cfg: TinyBaseConfig, work: Path) -> None:
     """Write `tiny_base.out`: the base with the averaged UNet of the newest checkpoint, and its card."""
     checkpoint = checkpoints(run_folder(cfg.run))[-1]
     base = Path(cfg.model.base)
-    pipeline = StableVideoDiffusionPipeline(
-        vae=load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
-        image_encoder=load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
-        unet=load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None),
-        scheduler=svd_scheduler(),
-        feature_extractor=CLIPImageProcessor(),
+    pipeline = tiny_pipeline(
+        load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
+        load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
+        load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None),
     )
     numbers = json.loads((base / "measured.json").read_text())
     meta = json.loads((checkpoint / "meta.json").read_text())

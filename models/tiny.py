@@ -1,7 +1,12 @@
 """A small SVD: the classes of the real one, in sizes that train on a CPU. `main.py tiny_base` pretrains it."""
 
-from diffusers import EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from models.tiny_vae import LATENT_CHANNELS, keep_colours
 
@@ -52,4 +57,19 @@ def svd_scheduler() -> EulerDiscreteScheduler:
         timestep_spacing="leading",
         timestep_type="continuous",
         use_karras_sigmas=True,
+    )
+
+
+def tiny_pipeline(
+    vae: AutoencoderKLTemporalDecoder,
+    image_encoder: CLIPVisionModelWithProjection,
+    unet: UNetSpatioTemporalConditionModel,
+) -> StableVideoDiffusionPipeline:
+    """Return the parts as a pipeline of stock diffusers, which saves them in SVD's layout."""
+    return StableVideoDiffusionPipeline(
+        vae=vae,
+        image_encoder=image_encoder,
+        unet=unet,
+        scheduler=svd_scheduler(),
+        feature_extractor=CLIPImageProcessor(),
     )

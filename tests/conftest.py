@@ -10,11 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tests.helpers.launch import server
+from tests.helpers.launch import ROOT, server
 from utils.config import load_config
 from utils.schemas import TrainConfig
-
-ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config):

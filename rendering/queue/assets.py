@@ -89,16 +89,15 @@ def check_ids(assets: Sequence[Asset]) -> None:
     found = []
     for asset in assets:
         if asset.id in sources:
-            found.append(f"{sources[asset.id]} and {escaped(asset.source)} would both be object '{asset.id}'")
-        sources.setdefault(asset.id, escaped(asset.source))
+            found.append(f"{escaped(sources[asset.id])} and {escaped(asset.source)} would both be object '{asset.id}'")
+        sources.setdefault(asset.id, asset.source)
     for asset in assets:
         if asset.id.split("/")[0] in OWN_NAMES:
             found.append(f"{escaped(asset.source)}: '{asset.id}' is a name that render needs itself")
         for folder in PurePosixPath(asset.id).parents:
             if str(folder) in sources:
-                found.append(
-                    f"{escaped(asset.source)} would be rendered into the folder of {sources[str(folder)]}'s views"
-                )
+                other = escaped(sources[str(folder)])
+                found.append(f"{escaped(asset.source)} would be rendered into the folder of {other}'s views")
     if found:
         more = f"; and {len(found) - MAX_CLASHES} more" if len(found) > MAX_CLASHES else ""
         raise UserError(f"{'; '.join(found[:MAX_CLASHES])}{more}: rename one of each")

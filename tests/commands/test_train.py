@@ -490,14 +490,10 @@ def test_the_slurm_script_stops_the_run_in_time_and_requeues_it(real, fast, tmp_
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {
-        "FORK_SERVER": server(),
-        "SLURM_JOB_ID": "17",
-        "SLURM_NNODES": "1",
-        "SLURM_JOB_NODELIST": "here",
-        "GPUS_PER_NODE": "2",
-    }
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "here", "GPUS_PER_NODE": "2"}
     slurm["SLURM_CPUS_PER_TASK"] = "2"
+    if not real:
+        slurm["FORK_SERVER"] = server()
     environment = (
         ENVIRONMENT | slurm | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LAUNCH_FILE": "accelerate_config/cpu.yaml"}
     )
