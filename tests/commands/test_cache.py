@@ -26,6 +26,7 @@ from utils.config import load_config, to_json
 from utils.errors import UserError
 from utils.schemas import CacheConfig
 
+OF_SVD = "model.base=tiny_svd"  # what the fixture `svd` has loaded
 CIRCLES = ("data.num_frames=7", "data.object_fill=0.8")  # three circles an orbit, each with a crop of its own
 TENSORS = ("latents", "image_embeds", "background")
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,8 @@ def few_records(tmp_path_factory):
 
 @pytest.fixture
 def tiny_config(tiny_config):
-    """The config as it is shipped: all 21 views, for the base that `svd` is."""
-    return lambda *words: tiny_config("model.base=tiny_svd", "data.num_frames=21", *words)
+    """The small base, and all 21 views."""
+    return lambda *words: tiny_config("data.num_frames=21", *words)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def losses(views, svd, numbers, noise):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3)])
 def test_the_loss_of_a_sample_from_the_cache_is_that_from_its_images(make_cache, svd, dtype, tolerance):
-    cfg = make_cache(*CIRCLES, store=(f"cache.dtype={dtype}",))
+    cfg = make_cache(OF_SVD, *CIRCLES, store=(f"cache.dtype={dtype}",))
     fresh = OrbitViews(Records(cfg.data.meta, 7), cfg.data, 0)
     numbers = range(6)  # two epochs
     assert len({n: fresh[n].place for n in numbers}.values()) == 6
@@ -84,7 +85,7 @@ def test_the_loss_of_a_sample_from_the_cache_is_that_from_its_images(make_cache,
 
 
 def test_a_sample_gets_one_of_the_backgrounds_that_its_record_was_encoded_with(make_cache, svd):
-    cfg = make_cache("data.background=random", store=("cache.dtype=fp32", "cache.num_backgrounds=2"))
+    cfg = make_cache(OF_SVD, "data.background=random", store=("cache.dtype=fp32", "cache.num_backgrounds=2"))
     views = cached_views(cfg)
     seen = set()
     for n in range(8):
@@ -235,8 +236,8 @@ def test_records_that_changed_are_refused(make_cache, tiny_config, tmp_path):
         cached_views(tiny_cfg_of(cfg, tmp_path, meta=str(tmp_path / "fewer.jsonl")))
 
 
-def test_other_weights_of_the_vae_are_another_cache(make_cache, tmp_path):
-    shutil.copytree(ROOT / "tiny_svd", tmp_path / "base")
+def test_other_weights_of_the_vae_are_another_cache(make_cache, small_base, tmp_path):
+    shutil.copytree(small_base, tmp_path / "base")
     weights = tmp_path / "base/vae/diffusion_pytorch_model.safetensors"
     cfg = make_cache(f"model.base={tmp_path / 'base'}")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")

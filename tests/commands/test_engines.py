@@ -50,6 +50,7 @@ def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, launch, engine
     words = (*fast, *SGD, base, "run.name=two", "train.max_steps=2", *divided, *validate)
     answer = launch(*engine_words(engine, "no"), "main.py", "train", TINY, *words)
     assert answer.returncode == 0, answer.stdout[-3000:]
+    assert f"2 processes train, under {engine}, on cpu" in answer.stdout
     one, two = tmp_path / "one", tmp_path / "two"
     for which in ("unet", "unet_ema"):
         assert update_error(two, one, which) < 1e-5

@@ -15,6 +15,7 @@ from training.launch import SAFE_SWITCHES, make_accelerator, refuse_unsafe_switc
 from utils.errors import UserError
 
 
+@pytest.mark.slow  # a real process, since accelerate starts its single one so; test_engines.py reads the line of a launch of two
 def test_the_log_says_how_many_processes_train(fast, tmp_path):
     """Under MULTI_CPU accelerate starts one process where two were asked for, without a word."""
     config = tmp_path / "multi_cpu.yaml"

@@ -49,8 +49,9 @@ def test_a_toy_follows_from_its_seed():
 
 
 def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    orbits = torch.randint(256, (2, 5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    orbits = torch.randint(256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(tiny_base_fit, "SAVE_EVERY_STEPS", 2)
+    monkeypatch.setattr(tiny_base_fit, "VAE_BATCH", 2)
 
     def fitted(state, stopped=False) -> nn.Module:
         torch.manual_seed(0)

@@ -30,7 +30,7 @@ def relative_error(value, expected):
 @pytest.mark.parametrize(("name", "limit"), [("bf16", 6e-2), ("fp16", 8e-3)])
 def test_encoding_in_half_precision_is_near_fp32_and_leaves_all_random_numbers_and_ids(name, limit, svd, orbit_views):
     half = copy.deepcopy(svd.encoders).computing_in(ENCODER_DTYPES[name])
-    views = orbit_views[:, :3]
+    views = orbit_views[:, :2, :, 16:48, 16:48]
     expected_latents, expected, expected_draws = encoded(svd.encoders, views)
     latents, cond, draws = encoded(half, views)
     pairs = {
