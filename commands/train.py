@@ -156,7 +156,7 @@ def load_start(model: ModelSettings, seed: int, resume: Resume, accelerator: Acc
 def encode(
     orbits: OrbitBatch, encoders: Encoders, seed: int, noise: NoiseSettings, device: torch.device
 ) -> tuple[Tensor, Conditioning, Draws]:
-    """Return scaled latents (B F 4 h w), their conditioning with its dropout, and the random numbers of the samples."""
+    """Return scaled latents (B F C h w), their conditioning with its dropout, and the random numbers of the samples."""
     pixels = to_float(orbits.pixels.to(device, non_blocking=True))  # B F 3 H W
     elevation_deg = orbits.elevation_deg.to(device, non_blocking=True)
     if orbits.latents is None:

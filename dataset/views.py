@@ -37,7 +37,7 @@ class Sample:
     elevation_deg: Tensor  # of the input view; a single fp32 number
     place: str  # file:line of its record
     n: int  # the sample's number
-    latents: Tensor | None = None  # F 4 h w: the VAE's mode, not scaled
+    latents: Tensor | None = None  # F C h w: the VAE's mode, not scaled
     image_embeds: Tensor | None = None  # C: CLIP of the input view
 
 
@@ -47,7 +47,7 @@ class OrbitBatch:
     elevation_deg: Tensor  # B, fp32
     n: list[int]
     places: list[str]
-    latents: Tensor | None = None  # B F 4 h w from a cache
+    latents: Tensor | None = None  # B F C h w from a cache
     image_embeds: Tensor | None = None  # B C from a cache
 
     def pin_memory(self) -> "OrbitBatch":

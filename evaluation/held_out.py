@@ -22,9 +22,9 @@ class HeldOut:
 
     name: str  # what its files are called
     pixels: Tensor  # F 3 H W in [-1, 1]; the first is the input view
-    latents: Tensor  # 1 F 4 h w, scaled
+    latents: Tensor  # 1 F C h w, scaled
     cond: Conditioning
-    noise: Tensor  # 1 F 4 h w, of standard deviation 1
+    noise: Tensor  # 1 F C h w, of standard deviation 1
 
 
 def encode_held_out(

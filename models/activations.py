@@ -109,7 +109,7 @@ class Count:
 
 
 def count_training(unet: nn.Module, precision: Precision, batch_size: int, latent_shape: tuple[int, ...]) -> Count:
-    """Count the forward and backward pass of `batch_size` orbits, whose latents are `latent_shape` (F 4 h w)."""
+    """Count the forward and backward pass of `batch_size` orbits, whose latents are `latent_shape` (F C h w)."""
     mode = FakeTensorMode()
     unet = _without_data(unet, mode, torch.bfloat16 if precision == "bf16" else torch.float32).train()
     for weight in unet.parameters():

@@ -35,7 +35,7 @@ def draw_sigma(random: Generator, P_mean: float, P_std: float) -> Tensor:
 
 
 def denoise(unet: nn.Module, noised: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-    """Return D(noised; sigma), the estimate of x0: B F 4 h w, fp32. `noised` is B F 4 h w and `sigma` is B, both fp32.
+    """Return D(noised; sigma), the estimate of x0: B F C h w, fp32. `noised` is B F C h w and `sigma` is B, both fp32.
 
     When training, pass the *prepared* UNet: the gradients of a module taken out of its wrapper are not synchronised.
     """

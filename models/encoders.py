@@ -1,4 +1,7 @@
-"""The frozen VAE and CLIP: pixels to latents and back, image embeddings, and the conditioning that they make."""
+"""The frozen VAE and CLIP: pixels to latents and back, image embeddings, and the conditioning that they make.
+
+Latents are C h w: SVD has C = 4 channels, at an eighth of the views' height and width.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,23 +63,23 @@ class Encoders:
     @torch.no_grad()
     @tf32_matmuls()
     def modes(self, pixels: Tensor) -> Tensor:
-        """Encode B F 3 H W as B F 4 h w: the VAE's mode, `encode_chunk` views at a time."""
+        """Encode B F 3 H W as B F C h w: the VAE's mode, `encode_chunk` views at a time."""
         modes = torch.cat([self._mode(views) for views in pixels.flatten(0, 1).split(self.encode_chunk)])
         return modes.unflatten(0, pixels.shape[:2])
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """Encode B F 3 H W as what the UNet denoises: the VAE's mode times its scaling_factor, B F 4 h w."""
+        """Encode B F 3 H W as what the UNet denoises: the VAE's mode times its scaling_factor, B F C h w."""
         return self.scaled(self.modes(pixels))
 
     def scaled(self, modes: Tensor) -> Tensor:
         return modes * self.vae.config.scaling_factor
 
     def _mode(self, views: Tensor) -> Tensor:
-        """Encode N 3 H W as N 4 h w, not scaled."""
+        """Encode N 3 H W as N C h w, not scaled."""
         return self.vae.encode(views.to(self.dtype)).latent_dist.mode().float()
 
     def latent_shape(self, num_frames: int, size_px: int) -> tuple[int, int, int, int]:
-        """Return F 4 h w, the shape of the latents of square views."""
+        """Return F C h w, the shape of the latents of square views."""
         side = size_px // 2 ** (len(self.vae.config.block_out_channels) - 1)
         return (num_frames, self.vae.config.latent_channels, side, side)
 
@@ -89,7 +92,7 @@ class Encoders:
     @torch.no_grad()
     @tf32_matmuls()
     def noised_mode(self, view: Tensor, noise_aug_strength: Tensor, cond_noise: Tensor) -> Tensor:
-        """Encode input views (B 3 H W) with strength x `cond_noise` added: the VAE's mode, B 4 h w, not scaled."""
+        """Encode input views (B 3 H W) with strength x `cond_noise` added: the VAE's mode, B C h w, not scaled."""
         return self._mode(view + noise_aug_strength.view(-1, 1, 1, 1) * cond_noise)
 
     def condition(
@@ -102,14 +105,14 @@ class Encoders:
     def condition_encoded(
         self, mode: Tensor, image_embeds: Tensor, elevation_deg: Tensor, noise_aug_strength: Tensor
     ) -> Conditioning:
-        """Return the conditioning of encoded input views: their mode is not scaled (B 4 h w), as in SVD's own training."""
+        """Return the conditioning of encoded input views: their mode is not scaled (B C h w), as in SVD's own training."""
         ids = added_time_ids(self.layout, elevation_deg, noise_aug_strength)
         return Conditioning(mode, image_embeds, ids)
 
     @torch.no_grad()
     @tf32_matmuls()
     def decode(self, latents: Tensor, decode_chunk: int) -> Tensor:
-        """Decode F 4 h w to F 3 H W in [-1, 1]. The result depends on `decode_chunk`, the views that are decoded together."""
+        """Decode F C h w to F 3 H W in [-1, 1]. The result depends on `decode_chunk`, the views that are decoded together."""
         chunks = (latents / self.vae.config.scaling_factor).split(decode_chunk)
         return torch.cat([self.vae.decode(chunk, num_frames=len(chunk)).sample for chunk in chunks]).clamp(-1, 1)
 

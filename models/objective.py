@@ -19,7 +19,7 @@ class Draws:
     sigma: Tensor  # B
     noise_aug_strength: Tensor  # B
     dropped: Tensor  # B, bool: the sample loses both image conditions
-    noise: Tensor  # B F 4 h w
+    noise: Tensor  # B F C h w
     cond_noise: Tensor  # B 3 H W
 
     def to(self, device: torch.device) -> "Draws":
@@ -35,7 +35,7 @@ def draw(
 ) -> Draws:
     """Draw for the samples with the numbers `n`. Each depends on (seed, its number) alone, not on batch, worker or rank.
 
-    `latent_shape` is F 4 h w and `view_shape` 3 H W. The scalars come first, so that they do not depend on the resolution.
+    `latent_shape` is F C h w and `view_shape` 3 H W. The scalars come first, so that they do not depend on the resolution.
     """
     rows = []
     for random in (generator(seed, number, "noise") for number in n):
@@ -49,7 +49,7 @@ def draw(
 
 
 def denoising_loss(unet: nn.Module, latents: Tensor, cond: Conditioning, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Return EDM's weighted squared error of each sample: B, fp32. `latents` and `noise` are B F 4 h w, `sigma` is B."""
+    """Return EDM's weighted squared error of each sample: B, fp32. `latents` and `noise` are B F C h w, `sigma` is B."""
     assert latents.shape == noise.shape and sigma.shape == latents.shape[:1], (latents.shape, noise.shape, sigma.shape)
     noised = latents + sigma.view(-1, 1, 1, 1, 1) * noise
     denoised = denoise(unet, noised, sigma, cond)

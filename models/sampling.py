@@ -22,7 +22,7 @@ def start_orbit(
     encoders: Encoders,
     random: torch.Generator,
 ) -> tuple[Conditioning, Tensor]:
-    """Return what an orbit is sampled from: the conditioning of its input view, and unit noise (1 F 4 h w).
+    """Return what an orbit is sampled from: the conditioning of its input view, and unit noise (1 F C h w).
 
     `view` is 1 3 H W in [-1, 1]. The results are on its device, whatever device `random` draws on.
     """
@@ -42,7 +42,7 @@ def sample_orbits(
     sampling: SamplingSettings,
     on_step: Callable[[], object] | None = None,
 ) -> list[Tensor]:
-    """Sample B orbits from unit noise (B F 4 h w). Each is F 3 H W in [-1, 1] and starts at the input view's azimuth.
+    """Sample B orbits from unit noise (B F C h w). Each is F 3 H W in [-1, 1] and starts at the input view's azimuth.
 
     `sigma_range` is the scheduler's (lowest, highest) sigma; `on_step` is called after every Euler step.
     """
@@ -90,7 +90,7 @@ def sample_latents(
     scales: Tensor,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Turn unit noise (B F 4 h w) into latents of that shape, by Euler steps along the falling `sigmas`.
+    """Turn unit noise (B F C h w) into latents of that shape, by Euler steps along the falling `sigmas`.
 
     `scales` (F) is the guidance of each view. If none is above 1, the unconditional pass is left out. As in the stock
     pipeline, the noise is first scaled by sqrt(sigma**2 + 1) of the first sigma.

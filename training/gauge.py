@@ -33,7 +33,7 @@ def make_gauge(unet: nn.Module, latent_shape: tuple[int, int, int, int], acceler
 
 
 def tflop_per_orbit(unet: nn.Module, latent_shape: tuple[int, int, int, int]) -> float:
-    """Return the work of the UNet's forward and backward pass for an orbit of latents F 4 h w, in TFLOP.
+    """Return the work of the UNet's forward and backward pass for an orbit of latents F C h w, in TFLOP.
 
     An empty copy is counted: nothing is computed again in it, whatever the run does, and no engine divides its weights.
     """
