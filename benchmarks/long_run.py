@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import psutil
-from PIL import Image, ImageDraw
+from plot import plot
 
 ROOT = Path(__file__).parent.parent
 RUN = (
@@ -52,25 +52,6 @@ def read(metrics: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def plot(path: Path, series: dict[str, list[tuple[float, float]]]) -> None:
-    """Draw a panel for each series of (step, value). It reaches from 0 to a tenth above the largest value."""
-    width, height, margin = 900, 220, 60
-    image = Image.new("RGB", (width, height * len(series)), "white")
-    draw = ImageDraw.Draw(image)
-    for panel, (label, points) in enumerate(series.items()):
-        top = panel * height
-        right = max(x for x, _ in points)
-        largest = 1.1 * max(y for _, y in points)
-        place = [
-            (margin + x / right * (width - 2 * margin), top + height - 40 - y / largest * (height - 70))
-            for x, y in points
-        ]
-        draw.line(place, fill=(30, 90, 200), width=2)
-        draw.line([(margin, top + 30), (margin, top + height - 40), (width - margin, top + height - 40)], fill="black")
-        draw.text((margin, top + 8), f"{label} (0 to {largest:.4g}) over {right:.0f} steps", fill="black")
-    image.save(path)
-
-
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +84,8 @@ def main() -> None:
     print(f"processes left behind: {len(left)}")
     if len(sys.argv) > 2:
         memory = [(row[0], row[1]) for row in rows if row[0] > 0]
-        plot(
-            Path(sys.argv[2]), {"memory of both ranks and their loading processes, MiB": memory, "step time, ms": speed}
-        )
+        panels = {"memory of both ranks and their loading processes, MiB": memory, "step time, ms": speed}
+        plot(Path(sys.argv[2]), {label: {label: points} for label, points in panels.items()})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""What a run learned, drawn: `python benchmarks/curves.py runs/NAME curves.png`.
+
+Two panels over the steps, of held-out and training orbits: `val/loss`, and the PSNR of the novel views beside that of the
+input view repeated.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from plot import plot
+
+KINDS = {"held-out": "", "training": "seen_"}
+
+
+def main() -> None:
+    run, path = sys.argv[1:]
+    lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if "val/loss" in line]
+
+    def curve(name: str) -> list[tuple[float, float]]:
+        return [(row["step"], row[f"val/{name}"]) for row in rows]
+
+    psnr = {kind: curve(f"{prefix}psnr_novel") for kind, prefix in KINDS.items()}
+    repeated = {f"{kind}, repeated": curve(f"{prefix}input_repeated_psnr_novel") for kind, prefix in KINDS.items()}
+    losses = {kind: curve(f"{prefix}loss") for kind, prefix in KINDS.items()}
+    plot(Path(path), {"loss": losses, "PSNR of novel views, dB": psnr | repeated}, from_zero=False)
+
+
+if __name__ == "__main__":
+    main()
