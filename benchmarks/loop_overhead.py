@@ -53,13 +53,14 @@ class Interleaved:
 
     def bare_step(self) -> None:
         side = self.cfg.data.size_px // 8
-        shape = (self.cfg.train.batch_size, self.cfg.data.num_frames, 8, side, side)
-        sample = torch.randn(shape)
-        target = torch.randn(*shape[:2], 4, side, side)
-        embeds = torch.randn(shape[0], 1, self.unet.config.cross_attention_dim)
-        ids = torch.rand(shape[0], 3)
+        batch, frames = self.cfg.train.batch_size, self.cfg.data.num_frames
+        config = self.unet.config
+        sample = torch.randn(batch, frames, config.in_channels, side, side)
+        target = torch.randn(batch, frames, config.out_channels, side, side)
+        embeds = torch.randn(batch, 1, config.cross_attention_dim)
+        ids = torch.rand(batch, 3)
         started = time.perf_counter()
-        output = self.unet(sample, torch.rand(shape[0]), embeds, ids, return_dict=False)[0]
+        output = self.unet(sample, torch.rand(batch), embeds, ids, return_dict=False)[0]
         (output - target).square().mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -78,9 +79,12 @@ class Interleaved:
     def encode(self, orbits, encoders, seed, noise, device):
         """Return the real draws, with latents and conditioning that need no VAE and no CLIP."""
         size_px = self.cfg.data.size_px
-        shape = (self.cfg.data.num_frames, 4, size_px // 8, size_px // 8)
+        config = self.unet.config
+        shape = (self.cfg.data.num_frames, config.out_channels, size_px // 8, size_px // 8)
         draws = draw(seed, orbits.n, noise, shape, (3, size_px, size_px))
-        cond = Conditioning(draws.noise[:, 0], torch.ones(len(orbits.n), 1, 32), torch.ones(len(orbits.n), 3))
+        cond = Conditioning(
+            draws.noise[:, 0], torch.ones(len(orbits.n), 1, config.cross_attention_dim), torch.ones(len(orbits.n), 3)
+        )
         return draws.noise.flip(0), cond, draws
 
 
