@@ -1,6 +1,6 @@
 """What a run learned, drawn: `python benchmarks/curves.py runs/NAME curves.png`.
 
-Two panels over the steps, of held-out and training orbits: `val/loss`, and the PSNR of the novel views beside that of the
+Two panels over the steps, of held-out orbits, and of training orbits if they were validated too: `val/loss`, and the PSNR of the novel views beside that of the
 input view repeated.
 """
 
@@ -21,9 +21,10 @@ def main() -> None:
     def curve(name: str) -> list[tuple[float, float]]:
         return [(row["step"], row[f"val/{name}"]) for row in rows]
 
-    psnr = {kind: curve(f"{prefix}psnr_novel") for kind, prefix in KINDS.items()}
-    repeated = {f"{kind}, repeated": curve(f"{prefix}input_repeated_psnr_novel") for kind, prefix in KINDS.items()}
-    losses = {kind: curve(f"{prefix}loss") for kind, prefix in KINDS.items()}
+    kinds = {kind: prefix for kind, prefix in KINDS.items() if f"val/{prefix}loss" in rows[0]}
+    psnr = {kind: curve(f"{prefix}psnr_novel") for kind, prefix in kinds.items()}
+    repeated = {f"{kind}, repeated": curve(f"{prefix}input_repeated_psnr_novel") for kind, prefix in kinds.items()}
+    losses = {kind: curve(f"{prefix}loss") for kind, prefix in kinds.items()}
     plot(Path(path), {"loss": losses, "PSNR of novel views, dB": psnr | repeated}, from_zero=False)
 
 
