@@ -1,7 +1,7 @@
 """What a run learned, drawn: `python benchmarks/curves.py runs/NAME curves.png`.
 
-Two panels over the steps, of held-out orbits, and of training orbits if they were validated too: `val/loss`, and the PSNR of the novel views beside that of the
-input view repeated.
+Two panels over the steps, of held-out orbits, and of training orbits if they were validated too: `val/loss`, and the PSNR
+of the novel views beside that of the input view repeated.
 """
 
 import json
