@@ -33,13 +33,13 @@ def full_unet(dtype: torch.dtype) -> UNetSpatioTemporalConditionModel:
         torch.set_default_dtype(torch.float32)
 
 
-def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weights(tmp_path):
+def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weights(small_base, tmp_path):
     """One process, the launch file of one GPU: two steps, with a checkpoint and a resume between.
 
     With SGD it peaks at 19.4 GiB; Adam's two states of 2.6 GB each would not fit in 24 GiB.
     """
     base = tmp_path / "base"
-    shutil.copytree("tiny_svd", base, ignore=shutil.ignore_patterns("unet", "image_encoder"))
+    shutil.copytree(small_base, base, ignore=shutil.ignore_patterns("unet", "image_encoder"))
     clip = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=64,
