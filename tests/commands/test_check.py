@@ -87,7 +87,7 @@ def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predi
         return seconds
 
     monkeypatch.setattr("commands.check_measure.run_steps", counted)
-    found = numbers(*TINY, "train.grad_accum_steps=2", "check.measure_steps=1", "check.peak_tflops=1")
+    found = numbers(*TINY, "train.grad_accum_steps=2", "check.measure_steps=2", "check.peak_tflops=1")
     parts = {"data", "encode", "forward and backward", "optimizer", "average"}
     assert found["measured_ms"].keys() == parts and all(value > 0 for value in found["measured_ms"].values())
     seconds = sum(found["measured_ms"].values()) / 1000
@@ -98,4 +98,4 @@ def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predi
     assert peaks == [pytest.approx(found["tensors_gib"], rel=0.15)]
     text = capsys.readouterr().out
     assert "# training all: 2.68 M of the UNet's 2.68 M parameters" in text
-    assert "# Measured over 1 step(s) with random weights, on cpu; 1 process trains, under no engine" in text
+    assert "# Measured over 2 step(s) with random weights, on cpu; 1 process trains, under no engine" in text
