@@ -4,10 +4,10 @@ Two panels over the steps, of held-out orbits, and of training orbits if they we
 of the novel views beside that of the input view repeated.
 """
 
-import json
 import sys
 from pathlib import Path
 
+from long_run import read
 from plot import plot
 
 KINDS = {"held-out": "", "training": "seen_"}
@@ -15,8 +15,7 @@ KINDS = {"held-out": "", "training": "seen_"}
 
 def main() -> None:
     run, path = sys.argv[1:]
-    lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
-    rows = [line for line in lines if "val/loss" in line]
+    rows = [line for line in read(Path(run, "metrics.jsonl")) if "val/loss" in line]
 
     def curve(name: str) -> list[tuple[float, float]]:
         return [(row["step"], row[f"val/{name}"]) for row in rows]

@@ -53,7 +53,8 @@ class Interleaved:
 
     def bare_step(self) -> None:
         side = self.cfg.data.size_px // 8
-        batch, frames = self.cfg.train.batch_size, self.cfg.data.num_frames
+        batch = self.cfg.train.batch_size
+        frames = self.cfg.data.num_frames
         config = self.unet.config
         sample = torch.randn(batch, frames, config.in_channels, side, side)
         target = torch.randn(batch, frames, config.out_channels, side, side)

@@ -18,22 +18,31 @@ def plot(path: Path, panels: dict[str, dict[str, Points]], from_zero: bool = Tru
     image = Image.new("RGB", (WIDTH, HEIGHT * len(panels)), "white")
     draw = ImageDraw.Draw(image)
     for number, (label, curves) in enumerate(panels.items()):
-        values = [y for points in curves.values() for _, y in points]
-        right = max(x for points in curves.values() for x, _ in points)
-        tenth = 0.1 * (max(values) - (0 if from_zero else min(values)))
-        low = 0 if from_zero else min(values) - tenth
-        high = max(values) + tenth
-        top = number * HEIGHT + TOP
-        bottom = (number + 1) * HEIGHT - BOTTOM
-
-        def place(x: float, y: float, right=right, low=low, high=high, top=top, bottom=bottom) -> tuple[float, float]:
-            across = MARGIN + x / right * (WIDTH - 2 * MARGIN)
-            return across, bottom - (y - low) / (high - low) * (bottom - top)
-
-        names = [] if len(curves) == 1 else [f"{name} {colour}" for name, colour in zip(curves, COLOURS, strict=False)]
-        for points, colour in zip(curves.values(), COLOURS.values(), strict=False):
-            draw.line([place(x, y) for x, y in points], fill=colour, width=2)
-        draw.line([(MARGIN, top), (MARGIN, bottom), (WIDTH - MARGIN, bottom)], fill="black")
-        reach = f"({low:.4g} to {high:.4g}) over {right:.0f} steps"
-        draw.text((MARGIN, top - 22), "; ".join([f"{label} {reach}", *names]), fill="black")
+        _panel(draw, number * HEIGHT, label, curves, from_zero)
     image.save(path)
+
+
+def _panel(draw: ImageDraw.ImageDraw, y: int, label: str, curves: dict[str, Points], from_zero: bool) -> None:
+    """Draw a panel from `y` pixels down."""
+    values = [value for points in curves.values() for _, value in points]
+    last = max(step for points in curves.values() for step, _ in points)
+    high = max(values)
+    low = 0 if from_zero else min(values)
+    tenth = 0.1 * (high - low)
+    high += tenth
+    low -= 0 if from_zero else tenth
+    left = MARGIN
+    right = WIDTH - MARGIN
+    top = y + TOP
+    bottom = y + HEIGHT - BOTTOM
+    names = []
+    for (name, points), (colour, rgb) in zip(curves.items(), COLOURS.items(), strict=False):
+        place = [
+            (left + step / last * (right - left), bottom - (value - low) / (high - low) * (bottom - top))
+            for step, value in points
+        ]
+        draw.line(place, fill=rgb, width=2)
+        names.append(f"{name} {colour}")
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill="black")
+    text = f"{label} ({low:.4g} to {high:.4g}) over {last:.0f} steps"
+    draw.text((left, y + 8), "; ".join([text, *names]) if len(names) > 1 else text, fill="black")

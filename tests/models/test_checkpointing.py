@@ -18,7 +18,7 @@ ONE_LEVEL = {  # each kind of block, and few of them: compiling takes most of th
 
 
 @pytest.fixture(scope="module")
-def small_unet():
+def one_level_unet():
     """A UNet with random weights and the settings of tiny_svd's, but of one level."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -40,9 +40,9 @@ def loss_and_gradients(unet):
     return loss.detach(), {name: parameter.grad for name, parameter in unet.named_parameters()}
 
 
-def test_checkpointed_and_compiled_blocks_change_no_bit_and_no_name(small_unet):
+def test_checkpointed_and_compiled_blocks_change_no_bit_and_no_name(one_level_unet):
     """With aot_eager, which traces and differentiates as inductor does, and compiles in seconds on a CPU."""
-    plain, checkpointed, both = (copy.deepcopy(small_unet).train() for _ in range(3))
+    plain, checkpointed, both = (copy.deepcopy(one_level_unet).train() for _ in range(3))
     checkpoint_blocks(checkpointed)
     checkpoint_blocks(both)
     compile_blocks(both, backend="aot_eager")
@@ -55,8 +55,8 @@ def test_checkpointed_and_compiled_blocks_change_no_bit_and_no_name(small_unet):
         assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items())
 
 
-def test_every_block_is_computed_twice_and_its_copy_on_its_own(small_unet):
-    unet = copy.deepcopy(small_unet).train()
+def test_every_block_is_computed_twice_and_its_copy_on_its_own(one_level_unet):
+    unet = copy.deepcopy(one_level_unet).train()
     checkpoint_blocks(unet)
     copied = copy.deepcopy(unet)
     calls = {id(module): 0 for module in copied.modules() if isinstance(module, BLOCKS)}
