@@ -4,7 +4,7 @@ index.json says what was encoded and how. A shard holds the next `orbits_per_sha
 with K backgrounds, P circles of F views (an orbit of 84 views has 4 circles of 21) and h = w = size_px / 8:
 
     i/latents       K P F C h w   the VAE's mode, not scaled
-    i/image_embeds  K P F C       of CLIP
+    i/image_embeds  K P F D       of CLIP
     i/backgrounds   K 3           in [0, 1], fp32
     i/boxes         P 4           the square that the views of a circle were cropped to
     i/checksums     K P 3         CRC-32 of each circle's latents, of its embeddings, and of its background with its box
@@ -97,7 +97,7 @@ class EncodedViews:
     """What training reads for one sample."""
 
     latents: Tensor  # F C h w, fp32: the VAE's mode, not scaled
-    image_embeds: Tensor  # C, fp32, of the input view
+    image_embeds: Tensor  # D, fp32, of the input view
     background: Tensor  # 3 in [0, 1]
     box: Box
 
@@ -245,7 +245,7 @@ def _count_circles(
 def _read_circle(
     shard: LocalShard | RemoteShard, place: int, background: int, circle: int, record: OrbitRecord, path: str
 ) -> tuple[Tensor, Tensor, Tensor, Box]:
-    """Return latents (F C h w) and embeddings (F C) as stored, the background (3) and the square.
+    """Return latents (F C h w) and embeddings (F D) as stored, the background (3) and the square.
 
     Raises UserError if they are damaged, or of another record.
     """

@@ -38,7 +38,7 @@ class Sample:
     place: str  # file:line of its record
     n: int  # the sample's number
     latents: Tensor | None = None  # F C h w: the VAE's mode, not scaled
-    image_embeds: Tensor | None = None  # C: CLIP of the input view
+    image_embeds: Tensor | None = None  # D: CLIP of the input view
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class OrbitBatch:
     n: list[int]
     places: list[str]
     latents: Tensor | None = None  # B F C h w from a cache
-    image_embeds: Tensor | None = None  # B C from a cache
+    image_embeds: Tensor | None = None  # B D from a cache
 
     def pin_memory(self) -> "OrbitBatch":
         """A copy in page-locked memory, from which a GPU is fed without waiting. DataLoader(pin_memory=True) calls this."""

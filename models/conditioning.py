@@ -15,7 +15,7 @@ USUAL_VALUE = {"fps_id": 6.0, "motion_bucket_id": 127.0, "noise_aug_strength": 0
 @dataclass(frozen=True)
 class Conditioning:
     latents: Tensor  # B C h w: the VAE's mode for the noised input view, not scaled
-    image_embeds: Tensor  # B 1 C: CLIP's embedding of the clean input view
+    image_embeds: Tensor  # B 1 D: CLIP's embedding of the clean input view
     added_time_ids: Tensor  # B num_ids, fp32
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The frozen VAE and CLIP: pixels to latents and back, image embeddings, and the conditioning that they make.
 
-Latents are C h w: SVD has C = 4 channels, at an eighth of the views' height and width.
+Latents are C h w: SVD has C = 4 channels, at an eighth of the views' height and width. An embedding has D numbers, SVD's 1024.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ class Encoders:
     @torch.no_grad()
     @tf32_matmuls()
     def image_embeds(self, view: Tensor) -> Tensor:
-        """Embed B 3 H W as B 1 C."""
+        """Embed B 3 H W as B 1 D."""
         return self.image_encoder(clip_pixels(view).to(self.dtype)).image_embeds[:, None].float()
 
     @torch.no_grad()
