@@ -128,7 +128,12 @@ def expected_zero_state(zero, masters: list[Tensor], step: int) -> dict:
         group | {key: OfType(kind) for key, kind in REPLACED.items() if key in group}
         for group in state[inner]["param_groups"]
     ]
-    moments = {"state": _moments(zero.optimizer, masters, step), "param_groups": groups}
+    kept = _moments(zero.optimizer, masters, step)
+    if (
+        inner == "base_optimizer_state"
+    ):  # ZeRO-2 has looked up the state of every part, and SGD has an empty one of each since
+        kept = {number: kept.get(number, {}) for number in range(len(masters))}
+    moments = {"state": kept, "param_groups": groups}
     replaced = {"clip_grad": OfType(float), "overflow": OfType(bool), "ds_version": OfType(str, VERSION)}
     return state | {inner: moments} | {key: value for key, value in replaced.items() if key in state}
 

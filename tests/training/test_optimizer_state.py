@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from tests.helpers.hostile_state import ODD_TENSORS, mutated_state
 from training.checkpoint import load_checkpoint
 from training.ema import Ema
 from training.optimizer import make_optimizer
-from training.optimizer_state import PLAIN, save_optimizer_state
+from training.optimizer_state import PLAIN, expected_zero_state, save_optimizer_state
 from training.state import TrainState
+from training.state_form import difference
 from training.unpickling import read_pickle
 from utils.errors import UserError
 from utils.schemas import ModelSettings, OptimSettings
@@ -162,3 +164,19 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save(Runs(), tmp_path / PLAIN)
     with pytest.raises(UserError, match=r"^optimizer\.pt: a pickle in it is refused: it would run print"):
         read_pickle(tmp_path / PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("inner", "kept"),
+    [("base_optimizer_state", {0: {}, 1: {}}), ("optimizer_state_dict", {})],
+    ids=["ZeRO-2", "ZeRO-3"],
+)
+def test_the_state_of_sgd_without_a_moment_fits_as_each_stage_of_zero_saves_it(inner, kept):
+    masters = [torch.zeros(3), torch.zeros(2)]
+    before = {inner: {"state": {}, "param_groups": [{"lr": 0.1}]}}
+    zero = SimpleNamespace(state_dict=lambda: before, optimizer=torch.optim.SGD([torch.zeros(1)]))
+    expected = expected_zero_state(zero, masters, step=3)
+    found = {inner: before[inner] | {"state": kept}}
+    assert difference(found, expected, "state") is None
+    found[inner]["state"] = kept | {2: {}}
+    assert difference(found, expected, "state") is not None
