@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from commands.sample import SampleTask, sample_tasks
 from commands.train import encode
@@ -17,23 +15,15 @@ from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.svd import Svd
 from tests.helpers.fake_cuda import CUDA, on_fake_cuda, watched
+from tests.helpers.small_base import small_parts
 from utils.schemas import NoiseSettings, SampleSettings
 
 FRAMES, SIZE_PX = 3, 64
 SETTINGS = SampleSettings(checkpoint="c", image="i", out="o", num_inference_steps=2)
 
 
-def tiny_modules() -> list[nn.Module]:
-    """UNet, VAE and CLIP without data."""
-    with torch.device("meta"):
-        unet = UNetSpatioTemporalConditionModel.from_config("tiny_svd/unet")
-        vae = AutoencoderKLTemporalDecoder.from_config("tiny_svd/vae")
-        clip = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained("tiny_svd/image_encoder"))
-    return [unet.eval(), vae.eval(), clip.eval()]
-
-
 def on_gpu(unet: nn.Module, vae: nn.Module, clip: nn.Module, dtype: torch.dtype) -> Svd:
-    """The tiny model on the fake GPU, as training has it: UNet and encoders in `dtype`, the decoder in fp32."""
+    """A small model on the fake GPU, as training has it: UNet and encoders in `dtype`, the decoder in fp32."""
     for part in (unet, clip, vae.encoder, vae.quant_conv):
         on_fake_cuda(part, dtype)
     on_fake_cuda(vae.decoder, torch.float32)
@@ -46,7 +36,8 @@ FP32 = pytest.param(torch.float32, marks=pytest.mark.slow, id="fp32")  # the law
 
 @pytest.mark.parametrize("dtype", [FP32, pytest.param(torch.bfloat16, id="bf16")])
 def test_training_validating_and_sampling_never_mix_devices_nor_compute_in_fp64(dtype, tmp_path):
-    modules = tiny_modules()
+    with torch.device("meta"):
+        modules = [part.eval() for part in small_parts()]
     tasks = [SampleTask(InputImage("a", tmp_path, 12.0), 0, tmp_path)]
     with watched() as watch:
         svd = on_gpu(*modules, dtype)

@@ -36,7 +36,7 @@ def full_unet(dtype: torch.dtype) -> UNetSpatioTemporalConditionModel:
 def test_the_real_unet_trains_and_is_saved_under_zero_2_with_its_temporal_weights(small_base, tmp_path):
     """One process, the launch file of one GPU: two steps, with a checkpoint and a resume between.
 
-    With SGD it peaks at 19.4 GiB; Adam's two states of 2.6 GB each would not fit in 24 GiB.
+    With SGD it peaks at 19.6 GiB; Adam's two states of 2.6 GB each would not fit in 24 GiB.
     """
     base = tmp_path / "base"
     shutil.copytree(small_base, base, ignore=shutil.ignore_patterns("unet", "image_encoder"))

@@ -76,7 +76,9 @@ def test_what_is_there_and_wrong_still_fails(tmp_path, capsys):
     assert "meta.jsonl:1" in capsys.readouterr().err
 
 
-def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predicted(numbers, capsys, monkeypatch):
+def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predicted(
+    numbers, small_base, capsys, monkeypatch
+):
     """A CPU's allocator keeps no peak, so the tensors that are alive in the steps are counted."""
     peaks = []
 
@@ -87,7 +89,8 @@ def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predi
         return seconds
 
     monkeypatch.setattr("commands.check_measure.run_steps", counted)
-    found = numbers(*TINY, "train.grad_accum_steps=2", "check.measure_steps=2", "check.peak_tflops=1")
+    base = f"model.base={small_base}"
+    found = numbers(*TINY, base, "train.grad_accum_steps=2", "check.measure_steps=2", "check.peak_tflops=1")
     parts = {"data", "encode", "forward and backward", "optimizer", "average"}
     assert found["measured_ms"].keys() == parts and all(value > 0 for value in found["measured_ms"].values())
     seconds = sum(found["measured_ms"].values()) / 1000
@@ -97,5 +100,5 @@ def test_steps_are_measured_beside_the_prediction_and_tensors_take_what_is_predi
     assert found["measured_peak_gib"] > 0
     assert peaks == [pytest.approx(found["tensors_gib"], rel=0.15)]
     text = capsys.readouterr().out
-    assert "# training all: 2.68 M of the UNet's 2.68 M parameters" in text
+    assert "# training all: 0.50 M of the UNet's 0.50 M parameters" in text
     assert "# Measured over 2 step(s) with random weights, on cpu; 1 process trains, under no engine" in text

@@ -448,10 +448,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(tmp_path, small_base):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a file system of 27 MiB. Without the right to mount, limit the size of files, which gives the same kind of error."""
+    """Give a file system of 21 MiB. Without the right to mount, limit the size of files, which gives the same kind of error."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=27m", "tmpfs", folder], capture_output=True).returncode == 0:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=21m", "tmpfs", folder], capture_output=True).returncode == 0:
         yield folder
         subprocess.run(["umount", "--lazy", folder], check=True)  # the run's log is still open
         return
@@ -464,7 +464,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_error_and_leaves_the_last_good_checkpoint(small_disk, tiny_config, tmp_path):
-    """Each checkpoint is some 10 MiB: two fit on the disk, the third does not."""
+    """Each checkpoint is some 8 MiB: two fit on the disk, the third does not."""
     with pytest.raises(
         UserError, match=r"step_000000\d: cannot be saved: .*; (the last good checkpoint is|there is no)"
     ):

@@ -2,28 +2,19 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
 
 from models.checkpointing import BLOCKS, checkpoint_blocks
 from models.conditioning import Conditioning
 from models.objective import denoising_loss
 from models.svd import compile_blocks
-
-ONE_LEVEL = {  # each kind of block, and few of them: compiling takes most of the time
-    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"],
-    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"],
-    "block_out_channels": [32],
-    "num_attention_heads": [2],
-}
-
+from tests.helpers.small_base import small_parts
 
 @pytest.fixture(scope="module")
 def one_level_unet():
-    """A UNet with random weights and the settings of tiny_svd's, but of one level."""
+    """The small base's UNet: each kind of block, and few of them, since compiling takes most of the time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = UNetSpatioTemporalConditionModel.load_config("tiny_svd", subfolder="unet")
-        return UNetSpatioTemporalConditionModel.from_config(config, **ONE_LEVEL)
+        return small_parts()[0]
 
 
 def loss_and_gradients(unet):
