@@ -96,7 +96,8 @@ class ModelSettings(Section):
         min_length=1,
     )
     gradient_checkpointing: bool = key(
-        False, "compute every block of the UNet again in the backward pass: a tenth of the memory, a third more work"
+        False,
+        "compute every block of the UNet again in the backward pass: a seventh of the activations' memory, a third more work",
     )
     compile: bool = key(False, "apply torch.compile to every transformer block")
     encoder_dtype: Literal["fp32", "bf16", "fp16"] = key(

@@ -24,7 +24,9 @@ VAE = {"latent_channels": 4, "block_out_channels": (32,) * 4}
 CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-def small_parts() -> tuple[UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection]:
+def small_parts() -> tuple[
+    UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection
+]:
     """Return UNet, VAE and CLIP: 0.50 M, 0.41 M and 0.12 M parameters, on torch's default device.
 
     The UNet has each kind of block, and one level of them.
@@ -36,7 +38,11 @@ def small_parts() -> tuple[UNetSpatioTemporalConditionModel, AutoencoderKLTempor
             (AutoencoderKLTemporalDecoder, "vae", VAE),
         )
     )
-    return unet, vae, CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(TINY_SVD / "image_encoder", **CLIP))
+    return (
+        unet,
+        vae,
+        CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(TINY_SVD / "image_encoder", **CLIP)),
+    )
 
 
 def write_small_base(folder: Path) -> None:

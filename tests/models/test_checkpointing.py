@@ -9,6 +9,7 @@ from models.objective import denoising_loss
 from models.svd import compile_blocks
 from tests.helpers.small_base import small_parts
 
+
 @pytest.fixture(scope="module")
 def one_level_unet():
     """The small base's UNet: each kind of block, and few of them, since compiling takes most of the time."""
