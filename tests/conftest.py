@@ -9,8 +9,6 @@ os.environ.setdefault("WANDB_MODE", "offline")
 # The tests run in two processes, and the models are tiny: a second thread would only wait for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-gc.disable()  # until all is imported: a collection would look at a million objects that stay
-
 import pytest
 
 from tests.helpers.launch import ROOT, server
@@ -19,7 +17,11 @@ from utils.schemas import TrainConfig
 
 
 def pytest_configure(config):
-    """Start the server of forks once for all processes of xdist, before they are started."""
+    """Start the server of forks once for all processes of xdist, before they are started.
+
+    Until all is imported there is no garbage collection: it would look at a million objects that stay.
+    """
+    gc.disable()
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         server()
 

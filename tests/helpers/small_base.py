@@ -38,11 +38,8 @@ def small_parts() -> tuple[
             (AutoencoderKLTemporalDecoder, "vae", VAE),
         )
     )
-    return (
-        unet,
-        vae,
-        CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(TINY_SVD / "image_encoder", **CLIP)),
-    )
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(TINY_SVD / "image_encoder", **CLIP))
+    return unet, vae, clip
 
 
 def write_small_base(folder: Path) -> None:
