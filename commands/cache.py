@@ -35,7 +35,7 @@ from models.svd import load_encoders
 from training.feeding import fingerprint, read_widths
 from training.loading import leave_interrupts
 from training.saved_model import find_base
-from utils.division import division_of
+from utils.division import division_of, place_on_machine
 from utils.errors import UserError
 from utils.files import remove_unfinished, user_path, write_atomically
 from utils.randomness import generator
@@ -56,7 +56,7 @@ def cache(cfg: CacheConfig) -> None:
     count = sum(len(index.records_of(shard)) for shard in todo)
     print(f"{folder}: {len(mine) - len(todo)} of {len(mine)} shards are there, {count} records to encode", flush=True)
     if todo:
-        device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         encoders = load_encoders(base, cfg.model).to(device)
         with tqdm(total=count, unit="orbit", disable=not sys.stderr.isatty()) as bar:
             for shard in todo:
@@ -66,6 +66,15 @@ def cache(cfg: CacheConfig) -> None:
                     seconds = (time.monotonic() - started) / len(index.records_of(shard))
                     print(f"{shard_path(folder, shard).name}: {seconds:.2f} s an orbit", flush=True)
     print(f"{folder}: {size_of(folder) / 1e9:.2f} GB; train with data.cache={folder}")
+
+
+def own_device() -> torch.device:
+    """Return this process's GPU, or the CPU. Where `srun` shows each process one GPU, that is the first."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", place_on_machine(os.environ) % torch.cuda.device_count())
+    torch.cuda.set_device(device)  # the loader pins memory with the current one
+    return device
 
 
 def open_index(folder: Path, cfg: CacheConfig, wanted: dict, records: Records) -> CacheIndex:

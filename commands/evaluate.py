@@ -41,8 +41,8 @@ def evaluate(cfg: EvaluateConfig) -> int:
     unavailable = dict(gather_objects(list(unavailable.items())))
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     if accelerator.is_main_process:
-        now = conditions(settings, records.path, saved.weights, checksums(saved.base.unet), accelerator.mixed_precision)
-        open_results(out, now)
+        unet = checksums(saved.base.unet)
+        open_results(out, conditions(settings, records.path, saved.weights, unet, accelerator.mixed_precision))
     accelerator.wait_for_everyone()
     mine = sorted(chosen.items())[accelerator.process_index :: accelerator.num_processes]
     todo = [index for name, index in mine if not is_measured(out, name, metrics)]
@@ -50,7 +50,12 @@ def evaluate(cfg: EvaluateConfig) -> int:
         measure_record(record, data, svd, accelerator.device, metrics, settings)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        model = {"checkpoint": str(saved.folder), "weights": saved.weights, "step": saved.recipe["step"]}
+        model = {
+            "checkpoint": str(saved.folder),
+            "weights": saved.weights,
+            "step": saved.recipe["step"],
+            "unet": unet,
+        }
         report = write_report(settings, model, differences, list(metrics), unavailable, sorted(chosen))
         print_report(report, settings)
     accelerator.wait_for_everyone()  # the launcher ends the other ranks when one exits with 1

@@ -6,11 +6,11 @@ from string import Template
 from typing import Literal
 
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline
-from pydantic import ConfigDict, field_validator
+from pydantic import field_validator
 from safetensors import SafetensorError
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-from models.svd import load_part, load_scheduler, load_unet, save_layout
+from models.svd import is_hub_id, load_part, load_scheduler, load_unet, save_layout
 from training.checkpoint import META, checksums
 from training.saved_model import RECIPE, SavedModel, find_saved_model, require_elevation, trained_from
 from utils.errors import UserError, first_line
@@ -25,7 +25,6 @@ CARD = Path(__file__).with_name("model_card.md")
 
 
 class _Mean(Saved):
-    model_config = ConfigDict(allow_inf_nan=True)  # the PSNR of equal views is infinite
     novel: float
     all: float
 
@@ -40,6 +39,7 @@ class _Report(Saved):
 
     step: int
     weights: str
+    unet: dict[str, str]  # the checksums of its files
     num_objects: int
     settings: _Settings
     summary: dict[str, dict[str, _Mean]]
@@ -106,7 +106,9 @@ def base_name(saved: SavedModel) -> str:
     base = saved.recipe["config"]["model"]["base"]
     if (saved.folder / META).is_file():
         base = trained_from(saved.folder).base
-    return Path(base).resolve().name if Path(base).exists() else base
+    if Path(base).exists():
+        return Path(base).resolve().name
+    return base if is_hub_id(base) else Path(base).name
 
 
 def model_card(saved: SavedModel, name: str, metrics: str) -> str:
@@ -146,6 +148,8 @@ def metrics_table(path: str | None, saved: SavedModel) -> str:
             f"{path}: was measured on the {report.weights} weights of step {report.step}, these are the"
             f" {saved.weights} weights of step {saved.recipe['step']}"
         )
+    if report.unet != checksums(saved.base.unet):
+        raise UserError(f"{path}: was measured on another UNet than that of {saved.folder}, of the same step")
     if not all(means.keys() == report.summary["sample"].keys() for means in report.summary.values()):
         raise UserError(f"{path}: is not the metrics.json of an evaluation: its rows have different metrics")
     return _as_markdown(report)

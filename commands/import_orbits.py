@@ -119,4 +119,7 @@ def print_summary(cfg: ImportOrbitsConfig, counts: Counts, root: Path, out: Path
             f"for longer orbits only, say import_orbits.num_frames={longest} to this command again: no object is read twice"
         )
     held_out = f" validation.meta={out / HELD_OUT}" if cfg.import_orbits.held_out else ""
+    if num_frames == 1:
+        print(f"these orbits cannot be trained together: {sorted(counts.num_views)} views have no number in common")
+        return
     print(f"to train: data.root={root} data.meta={out / META}{held_out} data.num_frames={num_frames}")

@@ -27,7 +27,7 @@ from models.tiny import tiny_clip, tiny_pipeline, tiny_unet
 from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
 from rendering.toys import write_toys
-from training.checkpoint import checkpoints
+from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
 from utils.files import new_folder, write_atomically
@@ -44,7 +44,10 @@ CARD = Path(__file__).with_name("tiny_base_card.md")
 
 
 def tiny_base(cfg: TinyBaseConfig) -> int:
-    """Returns the exit code: 0, or that of a rendering that was stopped."""
+    """Returns the exit code: 0, or that of a rendering that was stopped.
+
+    A training that was stopped exits with 0 as well, and `tiny_base.out` stays as it was.
+    """
     work = Path(cfg.tiny_base.work)
     out = Path(cfg.tiny_base.out)
     if out.exists() and not (out / NAMES).is_file():
@@ -61,7 +64,8 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     write_clips(held_out, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
     encode_clips(cfg, work)
     train(cfg)
-    if checkpoints(run_folder(cfg.run)):
+    saved = checkpoints(run_folder(cfg.run))
+    if saved and read_meta(saved[-1])["step"] >= cfg.train.max_steps:
         finish(cfg, work)
     return 0
 
@@ -223,7 +227,7 @@ def finish(cfg: TinyBaseConfig, work: Path) -> None:
         load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None),
     )
     numbers = json.loads((base / "measured.json").read_text())
-    meta = json.loads((checkpoint / "meta.json").read_text())
+    meta = read_meta(checkpoint)
     held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})
     card = Template(CARD.read_text(encoding="utf-8")).substitute(
         steps=meta["step"],

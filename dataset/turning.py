@@ -13,9 +13,8 @@ import numpy as np
 WIDTH, HEIGHT = 64, 32  # of a small view: what turns moves along its rows
 MIN_VIEWS, MAX_VIEWS = 12, 30  # of a circle that can be judged; of a longer one every n-th view is taken
 RADII = (1.0, 0.85, 0.7, 0.5, 0.3)  # of the surfaces that a point may lie on, in the object's radius at its height
-FACING = np.linspace(
-    -0.8, 0.8, 16, dtype=np.float32
-)  # points of the half that is seen: sine of the angle to the camera
+# Points of the half that is seen: the sine of the angle to the camera.
+FACING = np.linspace(-0.8, 0.8, 16, dtype=np.float32)
 MIN_RADIUS_PX = 3
 NOT_THE_GROUND = 0.03  # difference from white of what belongs to the object
 SYMMETRIC = 0.7  # views further apart differ by less than so many times what neighbours do

@@ -14,7 +14,7 @@ def choose_records(records: Records, root: str, settings: EvaluateSettings) -> d
     """Return {record id: index} of what is to be measured. Raises UserError if a record cannot be."""
     by_id = index_by_id(records)
     if settings.objects is not None:
-        ids = read_objects(Path(settings.objects), by_id)
+        ids = read_ids(Path(settings.objects), by_id)
     else:
         ids = sorted(by_id, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[: settings.num_records]
     if settings.num_records and len(ids) != settings.num_records:
@@ -40,7 +40,7 @@ def index_by_id(records: Records) -> dict[str, int]:
     return by_id
 
 
-def read_objects(path: Path, known: dict[str, int]) -> list[str]:
+def read_ids(path: Path, known: dict[str, int]) -> list[str]:
     """Read a list of ids, one a line; # begins a comment. Raises UserError for an id that is unknown or stands there twice."""
     ids: list[str] = []
     for place, line in read_lines(path):

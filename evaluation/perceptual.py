@@ -29,9 +29,8 @@ def load_lpips(net: str, device: torch.device) -> Metric:
 
     @torch.no_grad()
     def distance(views: Tensor, targets: Tensor) -> Tensor:
-        pairs = zip(
-            views * 2 - 1, targets * 2 - 1
-        )  # LPIPS expects [-1, 1]; a view at a time, since VGG keeps every layer
+        # LPIPS expects [-1, 1]. It gets a view at a time, since VGG keeps every layer.
+        pairs = zip(views * 2 - 1, targets * 2 - 1)
         return torch.cat([network(view[None], target[None]).flatten() for view, target in pairs])
 
     return distance

@@ -30,10 +30,10 @@ def write_report(
 ) -> dict:
     """Write metrics.json, metrics.csv and index.html of the objects `ids`, and return what is in metrics.json.
 
-    `model` holds checkpoint, weights and step. `differences` comes from `protocol_differences`.
+    `model` holds checkpoint, weights, step, and the checksums of the UNet's files. `differences` comes from `protocol_differences`.
     """
     out = Path(settings.out)
-    objects = read_objects(out, ids)
+    objects = read_objects(out, ids, metrics)
     report = model | {
         "num_objects": len(objects),
         "objects_sha256": hashlib.sha256("".join(f"{name}\n" for name in ids).encode()).hexdigest(),

@@ -1,14 +1,15 @@
-"""The folder of an evaluation. It holds the settings, and a file, a video and the sheet of a turntable for each object.
+"""The folder of an evaluation: the settings, and for each object a file of numbers, a video, and pictures of its views.
 
-An object's files appear when they are complete. Ranks share them, and an interrupted evaluation goes on from them.
+An object counts once its file of numbers is there, which is written last. Ranks share the objects, and an interrupted
+evaluation goes on from them.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict, RootModel
+from pydantic import RootModel
 
 from utils.errors import UserError
 from utils.files import file_name, refuse_link, remove_unfinished, write_atomically
@@ -23,7 +24,6 @@ FREE_KEYS = ("checkpoint", "out", "protocol", "objects", "num_records", "elevati
 class ObjectFile(Saved):
     """The file of one object. `metrics` is {row: {metric: a number for each view}}."""
 
-    model_config = ConfigDict(allow_inf_nan=True)  # the PSNR of equal views is infinite
     id: str
     elevation_deg: float
     video: InsidePath
@@ -95,20 +95,23 @@ def is_measured(out: Path, record_id: str, metrics: Iterable[str]) -> bool:
     return set(metrics) <= read_json(path, ObjectFile).metrics.get("sample", {}).keys()
 
 
-def read_objects(out: Path, ids: Iterable[str]) -> list[dict]:
-    """Read the files of the objects. Raises UserError naming a file that is not as the others are."""
+def read_objects(out: Path, ids: Iterable[str], metrics: Sequence[str]) -> list[dict]:
+    """Read the files of the objects, which may hold other metrics too, as those of an earlier start do.
+
+    Raises UserError naming a file that is not as the others are.
+    """
     objects: list[dict] = []
     for name in ids:
         path = object_file(out, name)
         objects.append(read_json(path, ObjectFile).model_dump())
-        told = (objects[-1]["id"], objects[-1]["video"], _shape(objects[-1]))
-        if told != (name, video_file(name), _shape(objects[0])):
+        told = (objects[-1]["id"], objects[-1]["video"], _shape(objects[-1], metrics))
+        if told != (name, video_file(name), _shape(objects[0], metrics)):
             raise UserError(
                 f"{path}: is not what this evaluation wrote of '{name}': remove it, and it is measured again"
             )
     return objects
 
 
-def _shape(item: dict) -> dict:
-    """Return how many views each metric of each row has."""
-    return {row: {name: len(values) for name, values in metrics.items()} for row, metrics in item["metrics"].items()}
+def _shape(item: dict, metrics: Sequence[str]) -> dict:
+    """Return how many views each of `metrics` has in each row."""
+    return {row: {name: len(values.get(name, ())) for name in metrics} for row, values in item["metrics"].items()}

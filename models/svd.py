@@ -72,8 +72,13 @@ def find_parts(model: ModelSettings, config_only: bool = False) -> Base:
     return Base(folder / "unet", folder, model.variant)
 
 
+def is_hub_id(base: str) -> bool:
+    """Return whether a name has the form of a hub repository: ORGANISATION/NAME."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not base.startswith(".")
+
+
 def _download(model: ModelSettings, config_only: bool) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model.base) or model.base.startswith("."):
+    if not is_hub_id(model.base):
         raise UserError(f"model.base: no folder '{model.base}' (and that is no hub id, which reads ORGANISATION/NAME)")
     weights = f"*/*.{model.variant}*.safetensors" if model.variant else "*/*.safetensors"
     wanted = ["*.json", "*/*.json"] + ([] if config_only else [weights])

@@ -14,15 +14,17 @@ from utils.schemas import DataSettings, NoiseSettings, TrainConfig
 from utils.urls import redacted
 
 PREPROCESSING = 1  # goes up when the same image gives other pixels, or the same pixels another latent or embedding
-FAINT = (
-    1e-4  # a noise of at most this strength is far below a step of 8 bits (8e-3): nobody can tell the two latents apart
-)
+# A noise of at most this strength is far below a step of 8 bits (8e-3): nobody can tell the two latents apart.
+FAINT = 1e-4
 
 log = logging.getLogger("svd_mv")
 
 
 def fingerprint(base: Base, data: DataSettings) -> dict:
-    """All that latents and embeddings of a view follow from, beside its image."""
+    """What latents and embeddings of a view follow from, beside its image and the type that the encoders compute in.
+
+    A run takes a cache of any such type: those of one in fp32 are the nearest to the truth whatever the run encodes in.
+    """
     return {
         "VAE": weights_digest(base, "vae"),
         "CLIP": weights_digest(base, "image_encoder"),
@@ -61,9 +63,8 @@ def open_samples(records: Records, cfg: TrainConfig, accelerator: Accelerator) -
         return OrbitViews(records, cfg.data, cfg.run.seed)
     cache = from_first_rank(accelerator, lambda: open_cache(cfg, len(records)))
     noised = noises_input_view(cfg.noise)
-    log.info(
-        f"latents from {redacted(cfg.data.cache)}" + ("; the input view is read, noised and encoded" if noised else "")
-    )
+    own = f"; the input view is read, noised and encoded in {cfg.model.encoder_dtype}" if noised else ""
+    log.info(f"latents from {redacted(cfg.data.cache)}, encoded in {cache.index.encoder_dtype}{own}")
     return CachedViews(records, cfg.data, cfg.run.seed, cache, with_input_view=noised)
 
 

@@ -10,16 +10,16 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.process import BaseProcess
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from dataset.views import OrbitBatch, OrbitViews, collate
+from dataset.views import OrbitBatch, collate
 from training.stop import FROM_A_TERMINAL, SIGNALS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 @contextmanager
-def load_batches(views: OrbitViews, numbers: Iterator[list[int]], num_workers: int) -> Iterator[Iterator[OrbitBatch]]:
+def load_batches(views: Dataset, numbers: Iterator[list[int]], num_workers: int) -> Iterator[Iterator[OrbitBatch]]:
     """Give the batches of sample `numbers`, from page-locked memory where there is a GPU, until the block ends.
 
     One iterator serves the whole run: its processes stay, and each keeps two batches ready. The loader is not `prepare`d:

@@ -1,5 +1,6 @@
 """What a step of a run will take, predicted from its config alone: memory, work, and the speed that follows from a GPU's peak."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -108,4 +109,6 @@ def count_sizes(cfg: TrainConfig, precision: Precision) -> tuple[Sizes, list[str
 
 def peak_tflops(name: str) -> float | None:
     """The peak of the GPU that torch calls `name`, if it is a known one."""
-    return next((float(peak) for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    if "Laptop" in name:
+        return None
+    return next((float(peak) for part, peak in PEAK_TFLOPS.items() if re.search(rf"\b{part}\b", name)), None)

@@ -56,7 +56,7 @@ class ToMeasure:
 
     orbit: HeldOut
     seen: bool
-    other_elevation_deg: float  # that of another orbit
+    other_elevation_deg: float | None  # another orbit's, if one has another
 
     def row(self, numbers: dict[str, float]) -> dict[str, float]:
         return {f"{SEEN if self.seen else ''}{name}": number for name, number in numbers.items()}
@@ -94,7 +94,7 @@ class Validation:
             write_atomically(folder / DONE, json.dumps(summary, indent=1) + "\n")
 
     def validate_orbits(self, folder: Path, state: TrainState) -> list[dict]:
-        """Return a row of numbers for each held-out record of this rank's share, and write its video to `folder`. Collective.
+        """Return a row of numbers for each orbit of this rank's share, and write its video to `folder`. Collective.
 
         `loss_raw` is measured with the weights as they are, everything else with their average.
         """
@@ -114,7 +114,7 @@ class Validation:
                 orbit = each.orbit
                 views = sample_orbits(unet, self.encoders, self.sigma_range, orbit.cond, orbit.noise, self.settings)[0]
                 numbers = validation_loss(unet, orbit) | orbit_metrics(views, orbit.pixels)
-                if ELEVATION in self.encoders.layout:
+                if ELEVATION in self.encoders.layout and each.other_elevation_deg is not None:
                     wrong = with_elevation(orbit.cond, self.encoders.layout, each.other_elevation_deg)
                     numbers["loss_other_elevation"] = validation_loss(unet, replace(orbit, cond=wrong))["loss"]
                 row |= each.row(numbers)
@@ -136,7 +136,14 @@ class Validation:
                 name = f"{SEEN if seen else ''}{index:03d}_{file_name(record.id)}"
                 orbit = load_orbit(record, self.data, 0, WHITE)
                 encoded = encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device)
-                yield ToMeasure(encoded, seen, records[(index + 1) % count].elevations_deg[0])
+                yield ToMeasure(encoded, seen, other_elevation(records, index, count))
+
+
+def other_elevation(records: Records, index: int, count: int) -> float | None:
+    """Return the elevation in degrees of the next of the first `count` records that has another than record `index`."""
+    own = records[index].elevations_deg[0]
+    following = (records[(index + step) % count].elevations_deg[0] for step in range(1, count))
+    return next((degrees for degrees in following if degrees != own), None)
 
 
 def mean_of(rows: list[dict]) -> dict[str, float]:

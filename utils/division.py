@@ -39,6 +39,15 @@ def division_of(environment: Mapping[str, str]) -> Division:
     return Division(tasks.index * processes.count + processes.index, tasks.count * processes.count)
 
 
+def place_on_machine(environment: Mapping[str, str]) -> int:
+    """Return which process of its machine this is. RANK, where it is set by hand, is taken for that. Raises UserError."""
+    if "LOCAL_RANK" in environment:
+        return _number(environment, "LOCAL_RANK")
+    if "WORLD_SIZE" in environment:
+        return _number(environment, "RANK")
+    return _number(environment, "SLURM_LOCALID") if "SLURM_STEP_NUM_TASKS" in environment else 0
+
+
 def _division_of_array(environment: Mapping[str, str]) -> Division:
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return Division(0, 1)

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 ATTEMPT_S = 60.0  # the longest that one attempt may take
 SILENCE_S = 20.0  # the longest that a server may send nothing, over HTTP
-MAX_SKIPPED_BYTES = (
-    64 << 20
-)  # that are thrown away where a server sends a file from its beginning, whatever was asked for
+# What is thrown away at most where a server sends a file from its beginning, whatever was asked for.
+MAX_SKIPPED_BYTES = 64 << 20
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}  # of the other schemes: aiohttp
 _opened: dict[tuple[int, str], "AbstractFileSystem"] = {}
 

@@ -64,7 +64,8 @@ def test_what_no_run_could_do_is_said_before_anything_is_counted(words, error, c
 @pytest.mark.parametrize(
     ("name", "peak"),
     [("NVIDIA A10G", 70), ("NVIDIA A10", 125), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA H100 PCIe", 756),
-     ("NVIDIA H100 80GB HBM3", 989), ("Tesla V100", None)],
+     ("NVIDIA H100 80GB HBM3", 989), ("Tesla V100", None),
+     ("NVIDIA RTX A1000", None), ("NVIDIA GeForce RTX 4090", 165), ("NVIDIA GeForce RTX 4090 Laptop GPU", None)],
 )  # fmt: skip
 def test_a_card_has_its_own_peak_and_not_that_of_one_whose_name_is_a_part_of_its(name, peak):
     assert peak_tflops(name) == peak

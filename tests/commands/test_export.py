@@ -21,7 +21,7 @@ from models.edm import denoise
 from models.sampling import sample_orbits
 from models.svd import Base, Svd, find_parts, load_svd, load_unet, save_unet
 from tests.helpers.runs import sign
-from training.checkpoint import load_unet_weights
+from training.checkpoint import checksums, load_unet_weights
 from training.launch import launched_accelerator
 from training.saved_model import RECIPE, find_base, find_saved_model, load_saved_model
 from utils.errors import UserError
@@ -183,6 +183,16 @@ def test_the_folder_names_no_place_of_this_machine(trained_run, exported, tmp_pa
             assert str(Path.cwd()) not in text, path
 
 
+def test_a_base_that_lay_elsewhere_is_named_without_its_folder(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    meta = run / "checkpoints/step_0000001/meta.json"
+    meta.write_text(meta.read_text().replace('"tiny_svd"', '"/scratch/alice/svd-xt"'))
+    assert export(run, tmp_path / "out", "export.base=tiny_svd") == 0
+    texts = [(tmp_path / "out" / name).read_text() for name in ("README.md", RECIPE)]
+    assert all("svd-xt" in text and "alice" not in text for text in texts)
+
+
 def test_the_cards_ten_lines_run_and_its_tables_are_the_runs(exported, trained_run, tmp_path, monkeypatch):
     card = (exported / "README.md").read_text()
     assert "| `train.max_steps` | 1 |" in card and '| `model.base` | "tiny_svd" |' in card and "Not evaluated." in card
@@ -201,6 +211,7 @@ def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
     report = {
         "step": 1,
         "weights": "ema",
+        "unet": checksums(trained_run / "checkpoints/step_0000001/unet_ema"),
         "summary": {"sample": {"psnr": {"novel": 17.25, "all": 18}}},
         "num_objects": 50,
         "settings": {"views": "novel", "protocol": "gso_svd_mv"},
@@ -212,6 +223,7 @@ def test_an_evaluations_numbers_go_into_the_card(trained_run, tmp_path, capsys):
     assert export(trained_run, tmp_path / "other", f"export.metrics={tmp_path}/none.json") == 2
     for wrong, fragment in (
         ({"step": 2}, "weights of step 2, these are"),
+        ({"unet": {}}, "measured on another UNet than that of "),
         ({"settings": {}}, "settings.views: missing"),
     ):
         (tmp_path / "metrics.json").write_text(json.dumps(report | wrong))

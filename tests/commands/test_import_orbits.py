@@ -14,6 +14,7 @@ import main
 from commands import import_orbits
 from dataset.archive_index import add_archive
 from dataset.importers import work
+from dataset.importers.report import Counts
 from dataset.records import Records, parse_record
 from dataset.sources import open_views
 from tests.helpers.archives import TAR_FORMATS
@@ -32,8 +33,10 @@ from tests.helpers.make_renders import (
     write_tar,
     write_transforms,
 )
+from utils.config import load_config
 from utils.images import open_rgba
 from utils.schemas import DataSettings
+from utils.schemas_import import ImportOrbitsConfig
 
 BOAT = ("1/600/ring_0", "1/600/ring_1")
 
@@ -391,3 +394,19 @@ def test_a_model_of_24_frames_is_trained_sampled_evaluated_and_exported(source, 
     assert main.main(["export", run_folder, f"export.out={tmp_path}/exported"]) == 0
     recipe = json.loads((tmp_path / "exported/svd_mv_recipe.json").read_text())
     assert recipe["config"]["data"]["num_frames"] == 24
+
+
+def test_rings_whose_numbers_of_views_share_nothing_get_no_line_that_train_would_refuse(tmp_path, capsys):
+    def line(name: str, num_views: int) -> dict:
+        return {
+            "id": name,
+            "records": [{"image_path": ["a"] * num_views, "elevation": [0.0] * num_views}],
+            "failures": [],
+        }
+
+    cfg = load_config(ImportOrbitsConfig, ["import_orbits.source=s", f"import_orbits.out={tmp_path}"])
+    for lengths, said in (((24, 25), "cannot be trained together: [24, 25]"), ((24, 12), "data.num_frames=12")):
+        lines = [line(str(length), length) for length in lengths]
+        import_orbits.print_summary(cfg, Counts(lines, lambda line: line["records"]), tmp_path, tmp_path)
+        text = capsys.readouterr().out
+        assert said in text and ("to train:" in text) == (lengths == (24, 12))

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from commands import tiny_base_fit
+from commands import tiny_base, tiny_base_fit
 from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
 from commands.tiny_base_fit import contrastive_loss
 from dataset.records import Records
 from models.tiny_vae import tiny_vae
 from rendering.toys import draw_toy, to_glb
+from utils.config import load_config
+from utils.schemas import TinyBaseConfig
 
 
 def test_every_clip_is_a_closed_loop_of_even_turns_or_a_swing():
@@ -70,6 +72,20 @@ def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert whole.config.scaling_factor == resumed.config.scaling_factor != 1
     for ours, theirs in zip(resumed.state_dict().values(), whole.state_dict().values()):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("step", "finished"), [(3, False), (4, True)])
+def test_a_training_that_was_stopped_leaves_the_finished_base_as_it_is(step, finished, tmp_path, monkeypatch):
+    calls = []
+    for stage in ("write_toys", "gather", "start", "write_clips", "encode_clips", "Records", "train"):
+        monkeypatch.setattr(tiny_base, stage, lambda *_, **__: None)
+    monkeypatch.setattr(tiny_base, "render", lambda cfg: 0)
+    monkeypatch.setattr(tiny_base, "finish", lambda *_: calls.append("finish"))
+    monkeypatch.setattr(tiny_base, "checkpoints", lambda run: [tmp_path / "step"])
+    monkeypatch.setattr(tiny_base, "read_meta", lambda checkpoint: {"step": step})
+    words = ("train_config/tiny_base.yaml", f"tiny_base.work={tmp_path}", "train.max_steps=4")
+    assert tiny_base.tiny_base(load_config(TinyBaseConfig, [*words, f"tiny_base.out={tmp_path}/out"])) == 0
+    assert bool(calls) == finished
 
 
 def test_the_contrastive_loss_is_lowest_where_pairs_agree_and_all_others_differ():

@@ -10,7 +10,7 @@ from tests.helpers.hostile import mutated_bytes, mutated_tree
 from utils.errors import UserError
 from utils.files import remove, unfinished_path
 
-SCORES = {"psnr": [20.0, 21.0, float("inf")], "ssim": [0.5, 0.25, 1.0]}
+SCORES = {"psnr": [20.0, 21.0, 100.0], "ssim": [0.5, 0.25, 1.0]}
 
 
 def object_of(name: str) -> dict:
@@ -36,12 +36,21 @@ def test_a_mutated_file_is_read_or_refused_by_name_and_what_is_read_can_be_summa
     for mutant in mutants:
         path.write_bytes(mutant)
         try:
-            summarise(read_objects(out, ["a", "b"]), ["psnr", "ssim"])
+            summarise(read_objects(out, ["a", "b"], ["psnr", "ssim"]), ["psnr", "ssim"])
             assert is_measured(out, "b", ["psnr", "ssim"])
         except UserError as error:
             refused += 1
             assert str(error).startswith(f"{path}: ")
     assert 400 < refused < len(mutants)
+
+
+def test_objects_of_an_earlier_start_with_more_metrics_are_read_and_ones_with_fewer_refused(out):
+    fewer = {row: {"psnr": scores["psnr"]} for row, scores in object_of("b")["metrics"].items()}
+    object_file(out, "b").write_text(json.dumps(object_of("b") | {"metrics": fewer}))
+    objects = read_objects(out, ["a", "b"], ["psnr"])
+    assert summarise(objects, ["psnr"])["summary"]["sample"].keys() == {"psnr"}
+    with pytest.raises(UserError, match=r"b\.json: is not what this evaluation wrote"):
+        read_objects(out, ["a", "b"], ["psnr", "ssim"])
 
 
 def test_an_object_without_its_sheet_is_measured_again(out):
@@ -74,7 +83,7 @@ def test_a_video_of_another_name_than_the_objects_is_refused(out):
     for video in ("videos/a.mp4", "metrics.json", "x/b.mp4"):
         object_file(out, "b").write_text(json.dumps(object_of("b") | {"video": video}))
         with pytest.raises(UserError, match=r"b\.json: is not what this evaluation wrote of 'b'"):
-            read_objects(out, ["a", "b"])
+            read_objects(out, ["a", "b"], ["psnr"])
 
 
 def test_a_settings_file_that_holds_no_settings_is_refused_by_name(out):

@@ -7,7 +7,7 @@ import pytest
 
 from rendering.queue.assets import MAX_CLASHES, SUFFIXES, Asset, AssetFolder
 from tests.helpers.make_assets import make_good
-from utils.division import Division, division_of
+from utils.division import Division, division_of, place_on_machine
 from utils.errors import UserError
 
 
@@ -121,6 +121,21 @@ def test_every_asset_is_in_exactly_one_share(environments):
 def test_divisions_that_would_lose_assets_are_refused(environment, message):
     with pytest.raises(UserError, match=message):
         division_of(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "3"} | rank(11, 16), 3),
+        (rank(1, 2), 1),
+        (rank(1, 2) | {"SLURM_LOCALID": "0"}, 1),  # set by hand in a batch script
+        (step(11, 16) | {"SLURM_LOCALID": "3"}, 3),
+        ({"SLURM_LOCALID": "0"}, 0),
+    ],
+)
+def test_a_process_knows_its_place_on_its_machine(environment, expected):
+    assert place_on_machine(environment) == expected
 
 
 def test_a_share_is_every_nth():
