@@ -6,7 +6,6 @@ appears whole or not at all, so that the same command goes on after a kill.
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from dataset.images import Box, to_float
 from dataset.latents import (
@@ -38,6 +36,7 @@ from training.saved_model import find_base
 from utils.division import division_of, place_on_machine
 from utils.errors import UserError
 from utils.files import remove_unfinished, user_path, write_atomically
+from utils.progress import Progress
 from utils.randomness import generator
 from utils.reading import read_json
 from utils.schemas import CacheConfig, DataSettings
@@ -58,13 +57,11 @@ def cache(cfg: CacheConfig) -> None:
     if todo:
         device = own_device()
         encoders = load_encoders(base, cfg.model).to(device)
-        with tqdm(total=count, unit="orbit", disable=not sys.stderr.isatty()) as bar:
+        started = time.monotonic()
+        with Progress(count, "orbits") as progress:
             for shard in todo:
-                started = time.monotonic()
-                encode_shard(folder, index, shard, records, cfg.data, encoders, device, bar)
-                if bar.disable:
-                    seconds = (time.monotonic() - started) / len(index.records_of(shard))
-                    print(f"{shard_path(folder, shard).name}: {seconds:.2f} s an orbit", flush=True)
+                encode_shard(folder, index, shard, records, cfg.data, encoders, device, progress)
+        print(f"{(time.monotonic() - started) / count:.2f} s an orbit", flush=True)
     print(f"{folder}: {size_of(folder) / 1e9:.2f} GB; train with data.cache={folder}")
 
 
@@ -143,7 +140,7 @@ def encode_shard(
     data: DataSettings,
     encoders: Encoders,
     device: torch.device,
-    bar: tqdm,
+    progress: Progress,
 ) -> None:
     views = ViewsToEncode(records, data, index.seed, index.num_backgrounds)
     numbers = index.records_of(shard)
@@ -160,7 +157,7 @@ def encode_shard(
     orbits = []
     for number in numbers:
         orbits.append(encode_record(views, number, loaded, encoders, ENCODER_DTYPES[index.dtype], device))
-        bar.update()
+        progress.advance()
     path = shard_path(folder, shard)
     remove_unfinished(folder, path.name)
     write_shard(path, orbits)

@@ -58,7 +58,8 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        threading.excepthook = partial(_print_unless_kept, threading.excepthook)
+        self._excepthook = threading.excepthook
+        threading.excepthook = partial(_print_unless_kept, self._excepthook)
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -78,6 +79,7 @@ class TensorBoard:
 
     def close(self, failed: bool) -> None:
         self.writer.close()
+        threading.excepthook = self._excepthook
 
 
 def _print_unless_kept(otherwise: Callable, end: threading.ExceptHookArgs) -> None:

@@ -28,7 +28,7 @@ def _a_share_or_a_number(amount: float) -> float:
     return amount
 
 
-HeldOut = Annotated[float, Field(gt=0, le=1_000_000_000), AfterValidator(_a_share_or_a_number)]
+HeldOutPart = Annotated[float, Field(gt=0, le=1_000_000_000), AfterValidator(_a_share_or_a_number)]
 
 
 class RunSettings(Section):

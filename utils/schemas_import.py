@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from utils.config import Section, key
-from utils.schemas import HeldOut
+from utils.schemas import HeldOutPart
 
 
 class ImportOrbitsSettings(Section):
@@ -21,7 +21,7 @@ class ImportOrbitsSettings(Section):
     )
     min_views: int = key(8, "fewest views of a ring", "views", ge=3, le=1000)
     needs_alpha: bool = key(True, "refuse a ring with an opaque image")
-    held_out: HeldOut | None = key(
+    held_out: HeldOutPart | None = key(
         None,
         "objects whose orbits go to svd_meta_held_out.jsonl: a share (0.02) or a number (50), by a hash of the id",
         "0 to 1, or objects",

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from utils.config import Section, key
-from utils.schemas import MAX_ORBIT_PIXELS, HeldOut, Seed
+from utils.schemas import MAX_ORBIT_PIXELS, HeldOutPart, Seed
 
 
 class RenderSettings(Section):
@@ -39,7 +39,7 @@ class RenderSettings(Section):
     max_asset_mib: float = key(
         512.0, "an asset that is larger, with its textures, is a failure", "MiB", gt=0, le=1_048_576
     )
-    held_out: HeldOut | None = key(
+    held_out: HeldOutPart | None = key(
         None,
         "orbits whose lines go to svd_meta_held_out.jsonl: a share (0.02) or a number (50), by a hash of the id",
         "0 to 1, or orbits",
