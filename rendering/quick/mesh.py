@@ -16,7 +16,7 @@ from rendering.camera import RADIUS
 from rendering.extent import Placement, centre_and_farthest, place
 from rendering.gltf import Gltf, reading, refused
 from rendering.gltf_demands import DRAWN_BY_BLENDER, demands, texture_infos
-from rendering.quick import draco
+from rendering.quick import draco, ktx2
 from rendering.quick import material as gltf_material
 from rendering.quick.conversion import converted
 from rendering.quick.material import NEAREST, Surface, Texture, linear
@@ -24,6 +24,7 @@ from rendering.quick.primitives import primitives
 from utils.images import IMAGE_FORMATS
 
 DRAWN = gltf_material.DRAWN | {"KHR_mesh_quantization", "EXT_texture_webp", "skin", "morph targets"}
+PACKAGES = {draco: "DracoPy", ktx2: "alktx2"}  # optional, and what they decode is drawn then
 # Where an asset's x, y and z go, by the axis that points up.
 TO_Z_UP = {"y": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), "z": np.eye(3)}
 # The look of a surface without a material, first without and then with vertex colours.
@@ -113,7 +114,7 @@ def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:
     foreign = path.suffix.lower() not in (".glb", ".gltf")
     gltf = converted(path) if foreign else Gltf(path.read_bytes(), path.parent)
     with reading("its JSON"):
-        unable = demands(gltf.tree) - DRAWN - ({draco.EXTENSION} if draco.is_installed() else set())
+        unable = demands(gltf.tree) - DRAWN - {decoder.EXTENSION for decoder in PACKAGES if decoder.is_installed()}
     if unable:
         raise refused(f"not drawn: {', '.join(sorted(unable))}{_remedy(unable)}")
     parts = [(vertices, index) for vertices, index in primitives(gltf) if len(vertices["POSITION"])]
@@ -126,10 +127,10 @@ def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:
 
 def _remedy(unable: set[str]) -> str:
     """Say what draws a file that this renderer does not, if it is known."""
-    if not unable <= DRAWN_BY_BLENDER:
-        return ""
-    package = "`pip install DracoPy` or " if unable == {draco.EXTENSION} else ""
-    return f"; {package}render.renderer=blender draws it"
+    wanted = {decoder.EXTENSION: package for decoder, package in PACKAGES.items() if decoder.EXTENSION in unable}
+    ways = [f"`pip install {' '.join(wanted.values())}`"] if unable == wanted.keys() else []
+    ways += ["render.renderer=blender"] if unable <= DRAWN_BY_BLENDER else []
+    return f"; {' or '.join(ways)} draws it" if ways else ""
 
 
 def _attributes(vertices: dict, centre: np.ndarray, scale: float, up: np.ndarray) -> Attributes:
@@ -184,8 +185,12 @@ def _shrunk(image: Image.Image, factor: float, weighted_by_alpha: bool) -> np.nd
 
 def _image(gltf: Gltf, texture: dict) -> tuple[Image.Image, dict]:
     """Return a texture's image as RGBA, and its sampler."""
-    source = texture.get("extensions", {}).get("EXT_texture_webp", texture)["source"]
-    image = Image.open(io.BytesIO(gltf.image(source)), formats=IMAGE_FORMATS)
+    extensions = texture.get("extensions", {})
+    if ktx2.EXTENSION in extensions:
+        image = ktx2.decode(gltf.image(extensions[ktx2.EXTENSION]["source"]))
+    else:
+        source = extensions.get("EXT_texture_webp", texture)["source"]
+        image = Image.open(io.BytesIO(gltf.image(source)), formats=IMAGE_FORMATS)
     if image.mode.startswith("I"):
         raise refused("not drawn: a texture of 16-bit grey")
     return image.convert("RGBA"), gltf.tree["samplers"][texture["sampler"]] if "sampler" in texture else {}

@@ -17,7 +17,7 @@ from rendering.failure import Failure
 from rendering.gltf import Gltf
 from rendering.gltf_demands import DRAWN_BY_BLENDER, demands
 from rendering.job import Job, to_json, up_axis
-from rendering.quick import baking, draco, mesh
+from rendering.quick import baking, draco, ktx2, mesh
 from rendering.quick import renderer as quick
 from rendering.quick import worker as quick_worker
 from rendering.quick.material import linear, srgb
@@ -125,8 +125,10 @@ class Builder:
 
 
 @pytest.fixture
-def draw(tmp_path):
+def draw(tmp_path, monkeypatch):
     """Return a function that draws an asset or a Builder: V SIZE SIZE 4 uint8, or the reason why not."""
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the worker shortens it, which elsewhere is its own process's
 
     def run(asset, azimuths=(FRONT,), elevation_deg=0.0, environment=None, samples=4, up_axis="y"):
         if isinstance(asset, Builder):
@@ -393,7 +395,8 @@ UNABLE = {
 
 @pytest.mark.parametrize("feature", UNABLE)
 def test_what_cannot_be_drawn_right_is_refused_by_name(draw, feature, monkeypatch):
-    monkeypatch.setattr(draco, "is_installed", lambda: False)
+    for decoder in mesh.PACKAGES:
+        monkeypatch.setattr(decoder, "is_installed", lambda: False)
     builder = Builder()
     change = dict(UNABLE[feature])
     material = {"extensions": {feature: change.pop("material")}} if "material" in change else {}
@@ -421,7 +424,8 @@ def test_an_extension_that_the_file_does_not_announce_is_seen(draw, kind):
 
 
 def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(draco, "is_installed", lambda: False)
+    for decoder in mesh.PACKAGES:
+        monkeypatch.setattr(decoder, "is_installed", lambda: False)
     chance = np.random.default_rng(0)
     known = sorted(DRAWN_BY_BLENDER - mesh.DRAWN)
     for _ in range(60):
@@ -517,12 +521,87 @@ def test_compressed_data_that_is_damaged_or_holds_more_than_it_announces_is_refu
 
 
 def test_without_the_decoder_the_package_and_the_other_renderer_are_named(draw, monkeypatch):
-    monkeypatch.setattr(draco, "is_installed", lambda: False)
+    for decoder in mesh.PACKAGES:
+        monkeypatch.setattr(decoder, "is_installed", lambda: False)
     builder = Builder()
     builder.mesh(*QUAD)
     builder.tree["extensionsRequired"] = [draco.EXTENSION]
     expected = f"not drawn: {draco.EXTENSION}; `pip install DracoPy` or render.renderer=blender draws it"
     assert draw(builder) == expected
+
+
+def encode_standin(pixels: np.ndarray) -> bytes:
+    """A head as KTX2's, and a PNG behind it."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    height, width, _ = pixels.shape
+    return ktx2.IDENTIFIER + bytes(8) + width.to_bytes(4, "little") + height.to_bytes(4, "little") + data.getvalue()
+
+
+def decode_standin(data: bytes, format: str) -> tuple[bytes, str]:
+    if data[28:36] != b"\x89PNG\r\n\x1a\n":
+        raise RuntimeError("transcoding failed")
+    return data[28:], f"image/{format}"
+
+
+@pytest.fixture(params=["stand-in", "alktx2"])
+def encode_ktx2(request, monkeypatch):
+    """Return what makes a KTX2 file of h w 3 pixels."""
+    if request.param == "alktx2":
+        package = pytest.importorskip("alktx2")
+
+        def encode(pixels: np.ndarray) -> bytes:
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "PNG")
+            return package.encode_bytes_to_ktx2(data.getvalue(), mime="image/png", codec="uastc", quality=80)
+
+        return encode
+    monkeypatch.setitem(sys.modules, "alktx2", types.SimpleNamespace(decode_ktx2_to_bytes=decode_standin))
+    monkeypatch.setattr(ktx2, "is_installed", lambda: True)
+    return encode_standin
+
+
+def with_ktx2(builder: Builder, data: bytes) -> dict:
+    """Add a quad with a KTX2 texture, and return the texture's image."""
+    info = builder.texture(np.zeros((1, 1, 3)))
+    builder.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": info}), uv=QUAD_UV)
+    texture = builder.tree["textures"][info["index"]]
+    texture["extensions"] = {ktx2.EXTENSION: {"source": texture.pop("source")}}
+    builder.tree["extensionsRequired"] = [ktx2.EXTENSION]
+    image = builder.tree["images"][0]
+    image |= {"bufferView": builder.view(data), "mimeType": "image/ktx2"}
+    return image
+
+
+def test_a_ktx2_texture_looks_like_the_same_one_as_png(draw, encode_ktx2):
+    rows, columns = np.mgrid[:64, :64]
+    pixels = np.uint8(np.stack([rows * 4, columns * 4, 255 - rows * 4], axis=-1))
+    plain, packed = Builder(), Builder()
+    info = plain.texture(pixels)
+    plain.mesh(*QUAD, unlit(1, 1, 1, pbr={"baseColorTexture": info}), uv=QUAD_UV)
+    with_ktx2(packed, encode_ktx2(pixels))
+    expected, found = (draw(builder).astype(int) for builder in (plain, packed))
+    assert np.ptp(expected[0, ..., 0]) > 100 and np.abs(expected - found).mean() < 1
+
+
+def test_ktx2_data_that_is_damaged_or_too_large_is_refused(draw, encode_ktx2):
+    whole = encode_ktx2(np.zeros((8, 8, 3), np.uint8))
+    for damaged, reason in (
+        (b"KTX 11" + whole[6:], "its KTX2 data is damaged"),
+        (whole[:34], "its KTX2 data is damaged"),
+        (whole[:20] + bytes(4) + whole[24:], "its KTX2 data is damaged"),
+        (whole[:20] + (20_000).to_bytes(4, "little") + whole[24:], "announces 20000 x 8 pixels"),
+    ):
+        builder = Builder()
+        with_ktx2(builder, damaged)
+        assert reason in draw(builder, samples=1)
+
+
+def test_without_its_decoder_a_ktx2_texture_is_refused_with_the_package(draw, monkeypatch):
+    monkeypatch.setattr(ktx2, "is_installed", lambda: False)
+    builder = Builder()
+    with_ktx2(builder, b"")
+    assert draw(builder) == f"not drawn: {ktx2.EXTENSION}; `pip install alktx2` draws it"
 
 
 def test_damage_is_refused_with_the_reason(draw, tmp_path):
