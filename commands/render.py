@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from rendering.sheets import write_sheets
 from utils.division import division_of
 from utils.errors import one_line
 from utils.files import user_path
+from utils.progress import minutes_left
 from utils.schemas_render import RenderConfig
 from utils.signals import StopSignals
 
@@ -51,8 +53,8 @@ def render(cfg: RenderConfig) -> int:
         setup = Setup(cfg, command, hdris, source, output, guest)
         started = time.monotonic()
         try:
-            results = render_assets(todo, setup, stop.requested)
-            counts = follow(results, len(mine), len(mine) - len(todo))
+            with closing(render_assets(todo, setup, stop.requested)) as results:
+                counts = follow(results, len(mine), len(mine) - len(todo))
             complete = finish(setup, stop)
         except Stopped:
             if stop.number is None:
@@ -98,9 +100,8 @@ def follow(results: Iterator[tuple[Asset, str]], total: int, done: int) -> Count
             bar.update()
             bar.set_postfix({name: count for name, count in counts.items() if name != RENDERED}, refresh=False)
             if bar.disable and result == RENDERED:
-                place = done + counts.total()
-                seconds = (time.monotonic() - started) / counts.total()
-                print(f"{asset.id}: {place} of {total}, {(total - place) * seconds / 60:.1f} min left", flush=True)
+                left = minutes_left(started, counts.total(), total - done)
+                print(f"{asset.id}: {done + counts.total()} of {total}, {left:.1f} min left", flush=True)
     return counts
 
 

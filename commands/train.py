@@ -183,6 +183,9 @@ def log_progress(step: int, lr: float, window: Window, gauge: Gauge, trackers: T
     bar.set_postfix(loss=f"{means['loss']:.3f}", orbits_per_s=f"{means['orbits_per_s']:.2f}", refresh=False)
     if bar.disable:
         left = (bar.total - step) * window.seconds / len(window.grad_norms)
-        shown = ("loss", "grad_norm", "lr", "orbits_per_s", "tflop_per_s_per_device")
+        shown = (
+            "loss", "grad_norm", "lr", "orbits_per_s", "orbits_per_s_per_device", "tflop_per_s_per_device",
+            "peak_memory_gib", "peak_memory_reserved_gib",
+        )  # fmt: skip
         numbers = " ".join(f"{name} {means[name]:.4g}" for name in shown if name in means)
         log.info(f"step {step}/{bar.total}: {numbers}, {left / 60:.1f} min left")

@@ -30,7 +30,9 @@ def write_sheets(output: Output, num_rows: int) -> None:
                 label(line["id"], f"{line['elevation'][0]:g} degrees"): _orbit(output.folder, line["image_path"])
                 for line in accepted
             },
-            REJECTED: {label(line["id"], line["reason"]): _tiles(output.strip_path(line["id"])) for line in rejected},
+            REJECTED: {
+                label(line["id"], line.get("reason", "")): _tiles(output.strip_path(line["id"])) for line in rejected
+            },
         }
         for name, rows in sheets.items():
             # Views may be removed or damaged. There is no strip of what was left out for its licence, or is being

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rendering.solids import rotation
-from utils.files import write_file
+from utils.files import write_atomically
 
 KINDS = ("box", "ellipsoid", "cylinder")
 MIRROR_Y = np.diag([1.0, -1.0, 1.0])
@@ -106,9 +106,9 @@ def to_glb(parts: list[Part]) -> bytes:
 
 
 def write_toys(folder: Path, count: int, seed: int) -> None:
-    """Write `count` files, 0000.glb and so on. What is there already stays."""
+    """Write `count` files, toy_0000.glb and so on. What is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"toy_{number:04d}.glb"
         if not path.exists():
-            write_file(path, to_glb(draw_toy(np.random.default_rng([seed, number]))))
+            write_atomically(path, to_glb(draw_toy(np.random.default_rng([seed, number]))))

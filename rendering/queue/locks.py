@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 FILES = 0  # OUT's own files
 SHEETS = 2**62 + 1  # their drawing
 INDEX = 2**62 + 2  # Objaverse's index
+DEADLOCK_POLL_S = 0.05
 
 
 class Locks:
@@ -39,11 +41,21 @@ class Locks:
 
     @contextmanager
     def process_alone(self, byte: int) -> Iterator[None]:
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, byte)
+        self._wait_for(byte)
         try:
             yield
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, byte)
+
+    def _wait_for(self, byte: int) -> None:
+        """The kernel takes all threads of a process for one, and so may see a deadlock among them where there is none."""
+        while True:
+            try:
+                return fcntl.lockf(self._file, fcntl.LOCK_EX, 1, byte)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+            time.sleep(DEADLOCK_POLL_S)
 
     def take(self, number: int) -> bool:
         """Claim an object, if no other process has it."""

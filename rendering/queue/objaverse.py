@@ -6,6 +6,7 @@ This is written against the code of version 0.1.7. Nobody has run it against the
 import gzip
 import http.client
 import re
+import socket
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,7 @@ from utils.errors import UserError
 from utils.files import read_lines
 
 NUM_INDEX_FILES = 161  # object-paths.json.gz and 160 of metadata
+SILENCE_S = 60.0  # the longest that a server may send nothing
 
 
 class ObjaverseList:
@@ -28,6 +30,7 @@ class ObjaverseList:
             import objaverse
         except ImportError:
             raise UserError(f"{path}: a list of Objaverse uids takes `pip install objaverse`") from None
+        socket.setdefaulttimeout(SILENCE_S)  # the package sets none, and a stalled connection would hang for ever
         self.package = objaverse
         self.licenses = licenses
         self.cache = Path(objaverse.BASE_PATH)
@@ -65,9 +68,18 @@ class ObjaverseList:
             yield
             return
         with lock:
-            yield
-            files = [*self.cache.glob("*/object-paths.json.gz"), *self.cache.glob("*/metadata/*.json.gz")]
-            self._index_is_whole = len(files) >= NUM_INDEX_FILES
+            before = self._index_files()
+            try:
+                yield
+            except Failure as failure:
+                if failure.kind == "download":  # it would stay torn, for the package fetches only what is missing
+                    for path in self._index_files() - before:
+                        path.unlink(missing_ok=True)
+                raise
+            self._index_is_whole = len(self._index_files()) >= NUM_INDEX_FILES
+
+    def _index_files(self) -> set[Path]:
+        return {*self.cache.glob("*/object-paths.json.gz"), *self.cache.glob("*/metadata/*.json.gz")}
 
     def _license(self, uid: str) -> str:
         with self._download_failures():

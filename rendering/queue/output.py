@@ -53,6 +53,7 @@ class Output:
         self._held_out = Lines(folder / HELD_OUT, OrbitLine, "render") if splits else None
 
     def __enter__(self):
+        self._refuse_foreign()  # before a torn last line is cut off
         try:
             with self.locked():
                 self._sweep()
@@ -165,13 +166,19 @@ class Output:
         path = self.folder / RENDER_SETTINGS
         with self.locked():
             if not path.exists():
-                for foreign in (self.folder / name for name in OWN_NAMES):
-                    if foreign.exists() and foreign.stat().st_size:  # an empty one we have just made
-                        raise UserError(
-                            f"{foreign} is there, and no {path.name} says that it is ours: choose another render.out"
-                        )
+                self._refuse_foreign()
                 write_atomically(path, json.dumps(now, indent=1) + "\n")
             return read_json(path, SavedRenderSettings).root
+
+    def _refuse_foreign(self) -> None:
+        """Raise UserError for a file with the name of one of ours, where no settings say that it is ours."""
+        if (self.folder / RENDER_SETTINGS).exists():
+            return
+        for foreign in (self.folder / name for name in OWN_NAMES):
+            if foreign.exists() and foreign.stat().st_size:  # an empty one we have just made
+                raise UserError(
+                    f"{foreign} is there, and no {RENDER_SETTINGS} says that it is ours: choose another render.out"
+                )
 
     def strip_path(self, object_id: str) -> Path:
         """Return where a filtered object's views are kept, small, for a sheet."""

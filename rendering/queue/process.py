@@ -1,6 +1,5 @@
 """Run one job in a process group of its own, with limits of time and memory, so that an asset can spoil nothing but itself."""
 
-import errno
 import json
 import os
 import shutil
@@ -29,6 +28,9 @@ POLL_S = 0.05
 MEMORY_POLL_S = 0.25
 MAX_LOG_BYTES = 64 << 20
 MIN_FREE_BYTES = 1 << 20
+# No asset ends its renderer by these. They are sent to all processes of a job, ours too, whose turn may come a little later.
+FROM_OUTSIDE = (signal.SIGTERM, signal.SIGHUP)
+FROM_OUTSIDE_S = 1.0
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _CHECK = Path(__file__).parents[1] / "safety/worker.py"
 
@@ -110,6 +112,12 @@ def run_worker(
     """
     code = _run(command, folder / "log", limits, environment, stopped)
     if code:
+        if code - 128 in FROM_OUTSIDE:
+            time.sleep(FROM_OUTSIDE_S)
+        if stopped():
+            raise Stopped
+        if code - 128 in FROM_OUTSIDE:
+            raise UserError(f"{what} was {_exit_name(code)}, from outside; the same command goes on from here")
         tail = _tail(folder)
         if code in machine_codes:
             raise UserError(f"{what} cannot run here: {tail or 'it gives no reason'}")
@@ -172,9 +180,10 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _crashed(folder: Path, reason: str) -> Failure:
-    """Return a Failure. Raises OSError if the disk is full, which is not the asset's fault."""
-    if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    """Return a Failure. Raises OSError if nothing can be written, which is not the asset's fault."""
+    probe = folder / "probe"  # a quota, and a lack of inodes, show only when one writes
+    write_file(probe, bytes(MIN_FREE_BYTES))
+    probe.unlink()
     return Failure("crashed", reason)
 
 

@@ -17,6 +17,7 @@ from dataset.importers import work
 from dataset.importers.report import Counts
 from dataset.records import Records, parse_record
 from dataset.sources import open_views
+from rendering.transforms import orbit_transforms
 from tests.helpers.archives import TAR_FORMATS
 from tests.helpers.make_renders import (
     DOME,
@@ -238,12 +239,19 @@ def test_transforms_of_z_up_and_y_up_worlds_and_of_our_own_render_are_read(tmp_p
     write_transforms(tmp_path / "in/z_up", "car", RING_24, license="CC0")
     write_transforms(tmp_path / "in/y_up", "duck", RING_24, Y_UP)
     write_transforms(tmp_path / "in/mirrored", "mug", RING_24, MIRRORED)
+    ours = write_transforms(tmp_path / "in/ours", "boat", RING_24)
+    (ours / "transforms.json").write_text(json.dumps(orbit_transforms([f"{n:03d}.png" for n in range(24)], 12.0, 24)))
+    nerf = write_transforms(tmp_path / "in/nerf", "mug", RING_24)  # as NeRF's synthetic scenes name files
+    (nerf / "transforms.json").rename(nerf / "transforms_test.json")
+    named = (nerf / "transforms_test.json").read_text().replace('.png"', '"')
+    (nerf / "transforms_test.json").write_text(named)
     (tmp_path / "licenses.json").write_text('{"y_up": "by"}')
     words = (f"import_orbits.licenses={tmp_path}/licenses.json", "import_orbits.license=unknown")
     assert run(tmp_path / "in", tmp_path / "out", *words) == 0
-    y_up, z_up = lines(tmp_path / "out/svd_meta.jsonl")
-    assert_shows(tmp_path / "in", z_up, "car", RING_24)
-    assert_shows(tmp_path / "in", y_up, "duck", RING_24)
+    nerf, ours, y_up, z_up = lines(tmp_path / "out/svd_meta.jsonl")
+    for record, name in ((nerf, "mug"), (ours, "boat"), (y_up, "duck"), (z_up, "car")):
+        assert_shows(tmp_path / "in", record, name, RING_24)
+    assert ours["fov_deg"] == pytest.approx(33.8)
     assert (y_up["license"], z_up["license"]) == ("by", "CC0")
     assert "left-handed" in failures(tmp_path / "out")["mirrored"]
 
@@ -394,6 +402,16 @@ def test_a_model_of_24_frames_is_trained_sampled_evaluated_and_exported(source, 
     assert main.main(["export", run_folder, f"export.out={tmp_path}/exported"]) == 0
     recipe = json.loads((tmp_path / "exported/svd_mv_recipe.json").read_text())
     assert recipe["config"]["data"]["num_frames"] == 24
+
+
+def test_a_model_of_12_frames_is_trained_on_both_rings(source, imported, tmp_path):
+    data = (f"data.root={source}", f"data.meta={imported}/svd_meta.jsonl", f"validation.meta={imported}/svd_meta.jsonl")
+    fast = ("data.num_frames=12", "data.size_px=32", "data.num_workers=0", "train.max_steps=1", "train.batch_size=4")
+    words = (f"run.dir={tmp_path}", "run.tracker=none", "validation.num_records=1", "validation.num_training_records=0")
+    more = ("validation.every_steps=1", "validation.before=false", "validation.num_inference_steps=2")
+    assert main.main(["train", "train_config/tiny_cpu.yaml", *words, *more, *data, *fast]) == 0
+    (row,) = json.loads((tmp_path / "tiny_cpu/validation/step_0000001/metrics.json").read_text())["records"]
+    assert row["loss"] > 0
 
 
 def test_rings_whose_numbers_of_views_share_nothing_get_no_line_that_train_would_refuse(tmp_path, capsys):

@@ -399,6 +399,7 @@ def test_a_machine_that_cannot_render_ends_the_run(tmp_path, capsys):
     ("tail", "left"), [(b'{"id": "torn", "im', 1), (b'{"id": "typed", "kind": "crashed"}', 2), (b"\0" * 40, 1)]
 )
 def test_a_torn_last_line_is_cut_off_and_a_whole_one_kept(tail, left, tmp_path):
+    (tmp_path / "render.json").write_text("{}")
     (tmp_path / "failures.jsonl").write_bytes(b'{"id": "a", "kind": "crashed"}\n' + tail)
     with Output(tmp_path) as output:
         assert len(output.finished()[1]) == left
@@ -437,6 +438,7 @@ def test_what_killed_writers_left_unfinished_is_removed(tmp_path):
 def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out").mkdir()
+    (tmp_path / "out/render.json").write_text("{}")
     (tmp_path / "out/svd_meta.jsonl").write_text(f"{ORBIT}\nnonsense\n{ORBIT}\n")
     assert main.main(["render", f"render.assets={tmp_path}/assets", f"render.out={tmp_path}/out", *SMALL]) == 2
     assert "svd_meta.jsonl:2: not a line of render's" in capsys.readouterr().err
@@ -497,6 +499,14 @@ def test_a_file_that_only_has_our_name_is_not_replaced(name, whole, tmp_path):
     with pytest.raises(UserError, match=f"{name} is there, and no render.json says that it is ours"):
         run(assets, tmp_path / "out")
     assert (tmp_path / "out" / name).read_bytes() == mine
+
+
+def test_the_last_line_of_a_file_that_is_not_ours_is_left_as_it_is(whole, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/failures.jsonl").write_text('{"uid": "abc"}')  # without a line break
+    with pytest.raises(UserError, match=r"failures\.jsonl is there, and no render\.json says that it is ours"):
+        run(whole[0], tmp_path / "out")
+    assert (tmp_path / "out/failures.jsonl").read_text() == '{"uid": "abc"}'
 
 
 class FullDisk:
@@ -820,10 +830,26 @@ def test_an_object_that_the_package_skips_costs_the_object_only_till_the_next_ru
 
 
 def test_a_torn_index_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):
+    """The package fetches only what is missing: what it tore would stay so."""
+    package = importlib.import_module("objaverse")
+    metadata = Path(package.BASE_PATH, "hf-objaverse-v1/metadata")
+    metadata.mkdir(parents=True)
+    (metadata / "000-000.json.gz").write_bytes(b"whole")
+    load = package.load_annotations
+
+    def tear(uids):
+        (metadata / "000-001.json.gz").write_bytes(b"torn")
+        return load(uids)
+
+    monkeypatch.setattr(package, "load_annotations", tear)
     monkeypatch.setenv("TORN_INDEX", "1")
     assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
     assert not (objaverse / "out/failures.jsonl").read_text()
     assert "a torn index, remove " in capsys.readouterr().out
+    assert [path.name for path in metadata.iterdir()] == ["000-000.json.gz"]
+    monkeypatch.delenv("TORN_INDEX")
+    run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0")
+    assert len(lines(objaverse / "out/svd_meta.jsonl")) == len(UIDS)
 
 
 def test_an_error_of_the_packages_own_is_no_missing_object(objaverse, monkeypatch):

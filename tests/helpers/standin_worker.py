@@ -69,7 +69,12 @@ def blame_machine(_) -> None:
     sys.exit(2)
 
 
+def terminated(_) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 TASKS = {
+    "is_terminated": terminated,
     "crashes": crash,
     "hangs": hang,
     "eats": eat,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.activations import Counter
+from models.activations import Counter, cuda_autocast
 from models.blank import blank_svd
 from models.checkpointing import checkpoint_blocks
 from models.svd import CONFIGS, Base, load_scheduler
@@ -49,13 +49,17 @@ def test_the_real_unet_at_576_px_is_the_known_count():
     assert count.flop / 1e12 == pytest.approx(105, rel=0.02)
 
 
-@pytest.mark.parametrize("checkpointed", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_what_is_counted_is_within_a_tenth_of_what_a_real_forward_pass_saves(checkpointed, svd):
+@pytest.mark.parametrize(
+    ("checkpointed", "precision"),
+    [pytest.param(False, "fp32", marks=pytest.mark.slow), (True, "fp32"), (False, "autocast")],
+)
+def test_what_is_counted_is_within_a_tenth_of_what_a_real_forward_pass_saves(checkpointed, precision, svd):
     checkpoint = checkpoint_blocks if checkpointed else lambda unet: None
-    expected = counted(ModelSettings(base="tiny_svd"), checkpoint, "fp32", 64).kept
+    expected = counted(ModelSettings(base="tiny_svd"), checkpoint, precision, 64).kept
     unet = copy.deepcopy(svd.unet).train()
     checkpoint(unet)
-    assert saved_bytes(unet) == pytest.approx(expected, rel=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"), cuda_autocast():
+        assert saved_bytes(unet) == pytest.approx(expected, rel=0.1)
 
 
 def test_operations_and_the_peak_of_a_small_network_are_those_of_its_arithmetic():

@@ -1,5 +1,7 @@
 """Whatever a worker does costs its own object, and leaves no process behind."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -14,7 +16,8 @@ import pytest
 from rendering.extent import Placement
 from rendering.failure import Failure
 from rendering.job import Job
-from rendering.queue.process import Drawn, Limits, Stopped, run_job
+from rendering.queue.locks import FILES, Locks
+from rendering.queue.process import Drawn, Limits, Stopped, _crashed, run_job
 from utils.errors import UserError
 
 STANDIN = [sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "helpers/standin_worker.py")]
@@ -97,6 +100,41 @@ def test_a_stop_ends_the_worker_at_once(tmp_path):
     with pytest.raises(Stopped):
         draw(tmp_path, "hangs", stopped=lambda: time.monotonic() - started > 0.3)
     assert time.monotonic() - started < 5 and gone(tmp_path)
+
+
+def test_a_renderer_that_is_ended_from_outside_is_no_failure_of_its_asset(tmp_path):
+    """As when a machine that shuts down signals every process: ours may hear of it a little later."""
+    with pytest.raises(UserError, match="the renderer was killed by SIGTERM, from outside"):
+        draw(tmp_path, "is_terminated")
+    (tmp_path / "stopped").mkdir()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        draw(tmp_path / "stopped", "is_terminated", stopped=lambda: time.monotonic() - started > 0.9)
+
+
+def test_a_quota_that_is_used_up_is_no_failure_of_the_asset(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))
+
+    monkeypatch.setattr("rendering.queue.process.write_file", full)
+    with pytest.raises(OSError, match="quota"):
+        _crashed(tmp_path, "exit code 1: no message")
+
+
+def test_a_deadlock_that_the_kernel_sees_among_threads_is_waited_out(tmp_path, monkeypatch):
+    answers = [OSError(errno.EDEADLK, os.strerror(errno.EDEADLK))] * 3
+    ask = fcntl.lockf
+
+    def lockf(file, how, *place):
+        if how == fcntl.LOCK_EX and answers:
+            raise answers.pop()
+        return ask(file, how, *place)
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    held = Locks(tmp_path / ".lock")
+    with held.alone(FILES):
+        assert not answers
+    held.close()
 
 
 def test_sigkill_of_ours_ends_the_worker_and_its_children(tmp_path):
