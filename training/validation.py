@@ -35,6 +35,7 @@ from utils.schemas import DataSettings, ValidationSettings
 LOSS_SIGMAS = (0.1, 0.5, 2.0, 8.0, 32.0)
 SEED = 0
 DONE = "metrics.json"  # written last: it says that a validation is done
+OTHERS_LOOKED_AT = 100  # records, for one of another elevation
 SEEN = "seen_"  # begins the names of what was measured on training orbits
 
 log = logging.getLogger("svd_mv")
@@ -136,14 +137,15 @@ class Validation:
                 name = f"{SEEN if seen else ''}{index:03d}_{file_name(record.id)}"
                 orbit = load_orbit(record, self.data, 0, WHITE)
                 encoded = encode_held_out(orbit, name, random, self.settings, self.encoders, accelerator.device)
-                yield ToMeasure(encoded, seen, other_elevation(records, index, count))
+                yield ToMeasure(encoded, seen, other_elevation(records, index))
 
 
-def other_elevation(records: Records, index: int, count: int) -> float | None:
-    """Return the elevation in degrees of the next of the first `count` records that has another than record `index`."""
+def other_elevation(records: Records, index: int) -> float | None:
+    """Return the elevation in degrees of the next record that has another than record `index`, if one is near."""
     own = records[index].elevations_deg[0]
-    following = (records[(index + step) % count].elevations_deg[0] for step in range(1, count))
-    return next((degrees for degrees in following if degrees != own), None)
+    following = range(index + 1, index + min(len(records), OTHERS_LOOKED_AT + 1))
+    found = (records[number % len(records)].elevations_deg[0] for number in following)
+    return next((degrees for degrees in found if degrees != own), None)
 
 
 def mean_of(rows: list[dict]) -> dict[str, float]:

@@ -4,7 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.validation import other_elevation
+from training.validation import OTHERS_LOOKED_AT, other_elevation
+
+
+def records(*degrees: float) -> list[SimpleNamespace]:
+    return [SimpleNamespace(elevations_deg=[float(value)] * 21) for value in degrees]
 
 
 @pytest.mark.parametrize(
@@ -12,10 +16,11 @@ from training.validation import other_elevation
     [((5, 10, 15), (10, 15, 5)), ((5, 5, 10), (10, 10, 5)), ((5, 5), (None, None)), ((5,), (None,))],
 )
 def test_the_other_elevation_is_another_one_or_none(degrees, expected):
-    records = [SimpleNamespace(elevations_deg=[float(value)] * 21) for value in degrees]
-    assert tuple(other_elevation(records, index, len(records)) for index in range(len(records))) == expected
+    found = records(*degrees)
+    assert tuple(other_elevation(found, index) for index in range(len(found))) == expected
 
 
-def test_only_records_that_are_measured_lend_their_elevation():
-    records = [SimpleNamespace(elevations_deg=[value]) for value in (5.0, 5.0, 10.0)]
-    assert other_elevation(records, 0, 2) is None
+def test_of_a_million_records_of_one_elevation_few_are_read():
+    same = [5] * OTHERS_LOOKED_AT
+    assert other_elevation(records(5, *same[1:], 10), 0) == 10
+    assert other_elevation(records(5, *same, 10, 5), 0) is None
