@@ -924,6 +924,23 @@ def test_accelerate_divides_the_list_among_its_processes(tmp_path):
     assert [line["id"] for line in lines(tmp_path / "out/failures.jsonl")] == list("0123456")
 
 
+def test_a_signal_before_the_slurm_script_has_started_anything_requeues_the_task(tmp_path):
+    """And one between the start and the script's next line: `python` sends it as it starts."""
+    for early in (True, False):
+        log = tmp_path / f"log_{early}"
+        signalled = "kill -USR1 $PPID\n"
+        (tmp_path / "python").write_text(f"#!/bin/bash\ntrap 'exit 143' TERM\n{signalled}sleep 5 & wait $!\n")
+        (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {log}\n')
+        for name in ("python", "scontrol"):
+            (tmp_path / name).chmod(0o755)
+        script = Path("accelerate_config/render_slurm.sbatch").read_text()
+        if early:
+            script = script.replace("trap stop_and_requeue USR1\n", "trap stop_and_requeue USR1\nkill -USR1 $$\n")
+        task = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        ended = subprocess.run(["bash", "-c", script, "script", "c.yaml"], env={**os.environ, **task}, timeout=ENDLESS)
+        assert ended.returncode == 0 and log.read_text() == "requeue 7_3\n"
+
+
 @pytest.mark.parametrize(
     ("restarts", "words"), [({}, ""), ({"SLURM_RESTART_COUNT": "1"}, " render.retry_failures=false")]
 )
