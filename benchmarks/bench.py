@@ -1,7 +1,7 @@
 """`make bench`: one table of ratios, measured side by side in one go, for docs/benchmarks.md.
 
 A ratio says more than a time, since both sides ran on the same machine at about the same moment. Training and launches are
-of the tiny model; real weights are so much larger that the loop's share falls. On a quiet machine it takes nine to fifteen minutes.
+of the tiny model; real weights are so much larger that the loop's share falls. It takes nine to fifteen minutes.
 `make bench ARGS=10000` opens so many records instead of a million.
 """
 

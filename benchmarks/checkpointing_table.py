@@ -14,10 +14,9 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from models.activations import count_training
-from models.blank import blank_svd
 from models.checkpointing import BLOCKS, checkpoint_blocks
-from models.svd import SVD, find_parts
+from models.svd import SVD
+from tests.helpers.counting import counted
 from utils.schemas import ModelSettings
 
 SIZE_PX = 576
@@ -61,10 +60,7 @@ def main() -> None:
     print("|---|--:|--:|--:|")
     model = ModelSettings(base=SVD[0])
     for way, apply in WAYS.items():
-        with torch.device("meta"):
-            unet, encoders = blank_svd(find_parts(model, config_only=True), model)
-        apply(unet)
-        count = count_training(unet, "bf16", 1, encoders.latent_shape(21, SIZE_PX))
+        count = counted(model, apply, "bf16", SIZE_PX)
         print(f"| {way} | {count.kept / 2**30:.1f} | {count.peak / 2**30:.1f} | {count.flop / 1e12:.0f} |", flush=True)
 
 

@@ -66,7 +66,7 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     train(cfg)
     saved = checkpoints(run_folder(cfg.run))
     if saved and read_meta(saved[-1])["step"] >= cfg.train.max_steps:
-        finish(cfg, work)
+        finish(cfg, work, saved[-1])
     return 0
 
 
@@ -217,9 +217,8 @@ def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records
     ]
 
 
-def finish(cfg: TinyBaseConfig, work: Path) -> None:
-    """Write `tiny_base.out`: the base with the averaged UNet of the newest checkpoint, and its card."""
-    checkpoint = checkpoints(run_folder(cfg.run))[-1]
+def finish(cfg: TinyBaseConfig, work: Path, checkpoint: Path) -> None:
+    """Write `tiny_base.out`: the base with the averaged UNet of `checkpoint`, and its card."""
     base = Path(cfg.model.base)
     pipeline = tiny_pipeline(
         load_part(AutoencoderKLTemporalDecoder, base, "vae", None),

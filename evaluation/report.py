@@ -30,7 +30,8 @@ def write_report(
 ) -> dict:
     """Write metrics.json, metrics.csv and index.html of the objects `ids`, and return what is in metrics.json.
 
-    `model` holds checkpoint, weights, step, and the checksums of the UNet's files. `differences` comes from `protocol_differences`.
+    `model` holds checkpoint, weights, step, and the checksums of the UNet's files. `differences` comes from
+    `protocol_differences`.
     """
     out = Path(settings.out)
     objects = read_objects(out, ids, metrics)

@@ -129,9 +129,8 @@ def expected_zero_state(zero, masters: list[Tensor], step: int) -> dict:
         for group in state[inner]["param_groups"]
     ]
     kept = _moments(zero.optimizer, masters, step)
-    if (
-        inner == "base_optimizer_state"
-    ):  # ZeRO-2 has looked up the state of every part, and SGD has an empty one of each since
+    if inner == "base_optimizer_state":
+        # ZeRO-2 has looked up the state of every part, and SGD has an empty one of each since.
         kept = {number: kept.get(number, {}) for number in range(len(masters))}
     moments = {"state": kept, "param_groups": groups}
     replaced = {"clip_grad": OfType(float), "overflow": OfType(bool), "ds_version": OfType(str, VERSION)}

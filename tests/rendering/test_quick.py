@@ -148,6 +148,13 @@ def draw(tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def no_decoders(monkeypatch):
+    """Without the optional packages, also where they are installed."""
+    for decoder in mesh.PACKAGES:
+        monkeypatch.setattr(decoder, "is_installed", lambda: False)
+
+
 def to_world(points, everything=None) -> np.ndarray:
     """Return where glTF's places are in the world, if `everything` are the object's vertices."""
     turned, everything = (
@@ -394,9 +401,7 @@ UNABLE = {
 
 
 @pytest.mark.parametrize("feature", UNABLE)
-def test_what_cannot_be_drawn_right_is_refused_by_name(draw, feature, monkeypatch):
-    for decoder in mesh.PACKAGES:
-        monkeypatch.setattr(decoder, "is_installed", lambda: False)
+def test_what_cannot_be_drawn_right_is_refused_by_name(draw, feature, no_decoders):
     builder = Builder()
     change = dict(UNABLE[feature])
     material = {"extensions": {feature: change.pop("material")}} if "material" in change else {}
@@ -423,9 +428,7 @@ def test_an_extension_that_the_file_does_not_announce_is_seen(draw, kind):
     assert "EXT_mesh_gpu_instancing" in draw(builder)
 
 
-def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path, monkeypatch):
-    for decoder in mesh.PACKAGES:
-        monkeypatch.setattr(decoder, "is_installed", lambda: False)
+def test_a_refusal_names_the_renderer_that_draws_all_of_it(tmp_path, no_decoders):
     chance = np.random.default_rng(0)
     known = sorted(DRAWN_BY_BLENDER - mesh.DRAWN)
     for _ in range(60):
@@ -520,9 +523,7 @@ def test_compressed_data_that_is_damaged_or_holds_more_than_it_announces_is_refu
     assert draw(builder, samples=1) == "its Draco data is damaged"
 
 
-def test_without_the_decoder_the_package_and_the_other_renderer_are_named(draw, monkeypatch):
-    for decoder in mesh.PACKAGES:
-        monkeypatch.setattr(decoder, "is_installed", lambda: False)
+def test_without_the_decoder_the_package_and_the_other_renderer_are_named(draw, no_decoders):
     builder = Builder()
     builder.mesh(*QUAD)
     builder.tree["extensionsRequired"] = [draco.EXTENSION]
@@ -532,10 +533,8 @@ def test_without_the_decoder_the_package_and_the_other_renderer_are_named(draw, 
 
 def encode_standin(pixels: np.ndarray) -> bytes:
     """A head as KTX2's, and a PNG behind it."""
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
     height, width, _ = pixels.shape
-    return ktx2.IDENTIFIER + bytes(8) + width.to_bytes(4, "little") + height.to_bytes(4, "little") + data.getvalue()
+    return ktx2.IDENTIFIER + bytes(8) + width.to_bytes(4, "little") + height.to_bytes(4, "little") + png(pixels)
 
 
 def decode_standin(data: bytes, format: str) -> tuple[bytes, str]:
@@ -549,13 +548,7 @@ def encode_ktx2(request, monkeypatch):
     """Return what makes a KTX2 file of h w 3 pixels."""
     if request.param == "alktx2":
         package = pytest.importorskip("alktx2")
-
-        def encode(pixels: np.ndarray) -> bytes:
-            data = io.BytesIO()
-            Image.fromarray(pixels).save(data, "PNG")
-            return package.encode_bytes_to_ktx2(data.getvalue(), mime="image/png", codec="uastc", quality=80)
-
-        return encode
+        return lambda pixels: package.encode_bytes_to_ktx2(png(pixels), mime="image/png", codec="uastc", quality=80)
     monkeypatch.setitem(sys.modules, "alktx2", types.SimpleNamespace(decode_ktx2_to_bytes=decode_standin))
     monkeypatch.setattr(ktx2, "is_installed", lambda: True)
     return encode_standin
@@ -597,8 +590,7 @@ def test_ktx2_data_that_is_damaged_or_too_large_is_refused(draw, encode_ktx2):
         assert reason in draw(builder, samples=1)
 
 
-def test_without_its_decoder_a_ktx2_texture_is_refused_with_the_package(draw, monkeypatch):
-    monkeypatch.setattr(ktx2, "is_installed", lambda: False)
+def test_without_its_decoder_a_ktx2_texture_is_refused_with_the_package(draw, no_decoders):
     builder = Builder()
     with_ktx2(builder, b"")
     assert draw(builder) == f"not drawn: {ktx2.EXTENSION}; `pip install alktx2` draws it"
