@@ -1,6 +1,7 @@
 """`main.py check ... check.data=true`: looks at every record and every image of a run, and lists what is wrong with them."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.local_copies import local_path
 from dataset.looks import ENDS_TRAINING, KINDS, Look, look_at
 from dataset.records import MAX_LINE_BYTES, TRAINED_ELEVATIONS_DEG, numbered_lines
-from dataset.turning import STRONG, USUALLY_LAST, judge_set, surely_more_than
+from dataset.turning import STRONG, USUALLY_LAST, judge_set, starts_further, surely_more_than
 from training.loading import leave_interrupts
 from utils.errors import UserError, one_line
 from utils.files import new_file, open_file, user_path, write_atomically
@@ -26,6 +27,7 @@ from utils.urls import redacted
 SHEET_ROWS = 24
 PROBLEMS, ORBITS, WRONG = "problems.txt", "orbits.png", "problems.png"  # in check.report
 TURNS_BACK = "it turns the other way than the rest, or is misread: look at it"
+RING = re.compile(r"(.+)/ring_\d+")  # the ids of import_orbits
 SHOWN = 8  # problems of a kind that are printed where check.report has them all
 
 
@@ -162,8 +164,11 @@ def look_at_file(lines: LinesToCheck, findings: Findings, seen: dict[int, str], 
     """Look at all lines of a file. `seen` holds what orbits are known by; `trained` is of the orbits to train on."""
     tally = Tally()
     with Progress(len(lines), "orbits") as progress:
+        starts = Starts()
         for index, look in enumerate(lines.looks()):
             look.problems += known_already(look, seen)
+            for text in starts.problems(look):
+                findings.add(look.place, "start", text, progress)
             for kind, text in look.problems:
                 findings.add(look.place, kind, text, progress)
             findings.draw(look, index in lines.drawn)
@@ -178,6 +183,25 @@ def look_at_file(lines: LinesToCheck, findings: Findings, seen: dict[int, str], 
             look.problems.append(("turn", TURNS_BACK))
             findings.draw(look, is_drawn=False)
     return tally
+
+
+class Starts:
+    """Compares the orbits of an object, which our import writes next to each other, with the first of them."""
+
+    def __init__(self):
+        self._object: str | None = None
+        self._first: Look | None = None
+
+    def problems(self, look: Look) -> Iterator[str]:
+        ring = RING.fullmatch(look.id)
+        if not ring or look.outlines is None:
+            return
+        if ring[1] != self._object:
+            self._object, self._first = ring[1], look
+            return
+        degrees = starts_further(self._first.outlines, look.outlines)
+        if degrees is not None:
+            yield f"starts about {degrees:+.0f} degrees from where {self._first.id} of {self._first.place} does"
 
 
 def turn_problems(lines: LinesToCheck, tally: Tally) -> Iterator[tuple[str, str, str]]:

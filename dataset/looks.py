@@ -10,7 +10,18 @@ from PIL import Image
 
 from dataset.records import OrbitRecord, parse_record
 from dataset.sources import open_views
-from dataset.turning import HEIGHT, MIN_VIEWS, STRONG, WIDTH, distances, in_order, some_views, steps, turn_evidence
+from dataset.turning import (
+    HEIGHT,
+    MIN_VIEWS,
+    STRONG,
+    WIDTH,
+    distances,
+    in_order,
+    outlines,
+    some_views,
+    steps,
+    turn_evidence,
+)
 from dataset.views import check_pixels, shared_box
 from utils.errors import UserError
 from utils.reading import mistakes
@@ -28,6 +39,7 @@ KINDS = {
     "repeated": "views that are the same",
     "order": "views that are not in the order of their azimuths",
     "turn": "orbits whose camera goes the wrong way around",
+    "start": "orbits of one object (X/ring_0, X/ring_1 ...) that start at different azimuths",
     "twice": "an orbit that stands in the file, or in the other file, before",
     "elevation": "orbits outside the elevations of the paper, or held-out ones outside those of the training",
 }
@@ -45,6 +57,7 @@ class Look:
     marks: dict[str, str | int] = field(default_factory=dict)  # what no other orbit may have
     evidence: float | None = None  # of the way it turns: see turning.turn_evidence
     ends_open: bool | None = None  # whether the step from the last view to the first is the largest
+    outlines: np.ndarray | None = None  # see turning.outlines; of good orbits alone
     tiles: np.ndarray | None = None  # some views, for a sheet
 
 
@@ -89,7 +102,7 @@ class _Views:
                 except UserError as error:
                     unreadable.append(_without(record.place, error))
             for view, image in images.items():
-                self.small[view] = _small(image)
+                self.small[view] = small_view(image)
                 self.sums[view] = zlib.crc32(image.tobytes())
                 if view in drawn:
                     self._tiles[view] = tile(image)
@@ -117,7 +130,8 @@ def _size_problems(images: dict[int, Image.Image], data: DataSettings, place: st
         yield "image", _without(place, error)
 
 
-def _small(image: Image.Image) -> np.ndarray:
+def small_view(image: Image.Image) -> np.ndarray:
+    """Return what the orbit is judged from: HEIGHT WIDTH 3 in [0, 1], on white."""
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image, mask=image)
     return np.asarray(canvas.resize((WIDTH, HEIGHT), Image.Resampling.BOX), dtype=np.float32) / 255
@@ -145,6 +159,7 @@ def _compare(seen: _Views, look: Look) -> None:
         look.problems.append(("order", "its views do not follow each other around the object"))
         return
     look.evidence = turn_evidence(views, apart)
+    look.outlines = outlines(views)
     look.ends_open = int(steps(apart).argmax()) == len(views) - 1
 
 

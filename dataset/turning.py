@@ -1,4 +1,6 @@
-"""Which way an orbit turns, and whether its views are in order, told from small views of it alone.
+"""Which way an orbit turns, whether its views are in order, and whether two orbits of an object start at the same azimuth.
+
+All of it is told from small views alone.
 
 A camera that goes counter-clockwise, seen from above, sees the side that faces it move to the left. So we take the object
 for a solid of revolution, turn what view i shows by one step to the left and to the right, and see which is nearer to view
@@ -6,6 +8,7 @@ i + 1. No single orbit can be judged for certain: a bowl looks the same from all
 to turn backwards, as a wheel in a film does. docs/data.md says how often these judgements were right.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +20,7 @@ RADII = (1.0, 0.85, 0.7, 0.5, 0.3)  # of the surfaces that a point may lie on, i
 FACING = np.linspace(-0.8, 0.8, 16, dtype=np.float32)
 MIN_RADIUS_PX = 3
 NOT_THE_GROUND = 0.03  # difference from white of what belongs to the object
+LIKE_ANOTHER_START = 0.8  # an orbit that starts elsewhere differs by less than so many times as much from there
 SYMMETRIC = 0.7  # views further apart differ by less than so many times what neighbours do
 IN_ORDER, BY_LAG = 0.3, 0.15  # a correlation and a share of variance; views below both are not in order
 JUDGED = 2.0  # the evidence from which an orbit counts for its set
@@ -94,6 +98,35 @@ def _at(views: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     left = columns.astype(int).clip(0, WIDTH - 2)
     share = (columns - left)[..., None].astype(np.float32)
     return views[:, rows[:, None], left] * (1 - share) + views[:, rows[:, None], left + 1] * share
+
+
+def outlines(views: np.ndarray) -> np.ndarray:
+    """Return how much of each column of V H W 3 views on white the object covers: V W in [0, 1].
+
+    Light does not change that, and the elevation only a little.
+    """
+    return (1 - views.min(axis=-1) > NOT_THE_GROUND).mean(axis=1)
+
+
+def starts_further(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Say by how many degrees `other` starts further around than `one`, in (-180, 180]; both are outlines of one object.
+
+    None: at the same azimuth, or it cannot be told, as of what looks the same from several sides.
+    """
+    num_views = math.gcd(len(one), len(other))
+    if num_views < MIN_VIEWS:
+        return None
+    one, other = (views[:: len(views) // num_views] for views in (one, other))
+    apart = np.square(one[:, None] - other[None]).mean(axis=-1) ** 0.5
+    by_shift = np.stack([steps(apart, shift) for shift in range(num_views)])  # shift, view
+    shift = int(by_shift.mean(axis=1).argmin())
+    nearer = by_shift[0] - by_shift[shift]
+    evidence = nearer.mean() / (nearer.std() / num_views**0.5 + 1e-9)
+    is_near = by_shift[shift].mean() < LIKE_ANOTHER_START * by_shift[0].mean()
+    if shift in (0, 1, num_views - 1) or evidence < STRONG or not is_near:
+        return None
+    turn = -shift * 360 / num_views % 360
+    return turn - 360 if turn > 180 else turn
 
 
 def surely_more_than(count: int, total: int) -> float:

@@ -1,14 +1,9 @@
 """One object of a source -> the orbits in it, and what was refused, as one line of the journal. Many at a time, in processes."""
 
 import json
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +15,7 @@ from dataset.importers.rings import explain_left_over, find_rings
 from dataset.importers.source import Refusal, SourceItem, SourceObject, SourceView
 from dataset.records import parse_record
 from utils.errors import UserError
+from utils.processes import in_processes
 
 OBJECTS_PER_TASK = 8
 
@@ -37,29 +33,9 @@ class ImportTask:
 
 
 def import_all(items: Sequence[SourceItem], task: ImportTask, num_processes: int) -> Iterator[list[dict]]:
-    """Yield the lines of a few objects at a time, in the items' order. One process is ours. Raises BrokenProcessPool."""
+    """Yield the lines of a few objects at a time, in the items' order. Raises BrokenProcessPool."""
     batches = [items[at : at + OBJECTS_PER_TASK] for at in range(0, len(items), OBJECTS_PER_TASK)]
-    work = partial(import_batch, task=task)
-    if num_processes == 1:
-        yield from map(work, batches)
-        return
-    # Spawned, not forked: our process may have threads.
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), _end_with_parent) as pool:
-        try:
-            yield from pool.map(work, batches)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Leave signals to the parent, and end when it ends, by SIGKILL too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    yield from in_processes(partial(import_batch, task=task), batches, num_processes)
 
 
 def import_batch(items: Sequence[SourceItem], task: ImportTask) -> list[dict]:

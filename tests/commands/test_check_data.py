@@ -11,6 +11,7 @@ from PIL import Image
 from commands.check import check, warn_of_size
 from commands.check_data import check_data, ranges
 from dataset.turning import judge_set
+from rendering.solids import render_view
 from utils.errors import UserError
 
 DUMMY = [json.loads(line) for line in Path("svd_meta.jsonl").read_text().splitlines()]
@@ -116,6 +117,34 @@ def test_of_a_set_that_turns_the_wrong_way_the_set_is_named_and_not_its_orbits(l
     [text] = found[str(look.meta)]
     assert not ends and text.startswith("turn: the camera goes the wrong way around")
     assert not any(place.isdecimal() for place in found)
+
+
+def rings(root: Path, name: str, shifts: dict[float, int]) -> list[dict]:
+    """Draw an object from several elevations, each ring beginning with another of 24 or 12 views."""
+    records = []
+    for number, (elevation, shift) in enumerate(shifts.items()):
+        num_views = 24 // (number + 1)
+        paths = [f"{name}/{number}_{view}.png" for view in range(num_views)]
+        (root / name).mkdir(exist_ok=True)
+        for view, path in enumerate(paths):
+            Image.fromarray(render_view(name, (view + shift) * 360 / num_views, elevation, 64)).save(root / path)
+        records.append({"id": f"{name}/ring_{number}", "image_path": paths, "elevation": [elevation] * num_views})
+    return records
+
+
+def test_rings_of_an_object_that_start_at_different_azimuths_are_named_and_stay_clean(tmp_path, look):
+    lines = [
+        *rings(look.root, "car", {5.0: 0, 30.0: 3}),
+        *rings(look.root, "duck", {10.0: 0, 25.0: 0}),
+        *rings(look.root, "chair", {0.0: 6, 20.0: 0}),
+    ]
+    ends, found = look(lines, "data.num_frames=3", f"check.write_clean={tmp_path}/clean.jsonl")
+    assert not ends
+    places = [str(number) for number in range(1, 7) if kinds(found, str(number))]
+    assert places == ["2", "6"]
+    assert found["2"][0].startswith("start: starts about +90 degrees from where car/ring_0 of")
+    assert found["6"][0].startswith("start: starts about -90 degrees from where chair/ring_0 of")
+    assert (tmp_path / "clean.jsonl").read_bytes() == look.meta.read_bytes()
 
 
 def test_orbits_that_do_not_close_are_named_as_a_set(look):
