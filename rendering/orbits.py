@@ -27,6 +27,7 @@ from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
 from rendering.sheets import strip
 from rendering.transforms import orbit_transforms, write_transforms
+from utils.division import own_gpu, processes_on_machine
 from utils.errors import UserError
 from utils.files import user_path, write_file
 from utils.schemas_render import RenderConfig, RenderSettings
@@ -179,10 +180,9 @@ def elevation_of(seed: int, render: RenderSettings) -> float:
 
 
 def worker_environment(render: RenderSettings) -> dict[str, str]:
-    """Divide the machine's cores among the workers, and give each process of `accelerate launch` a GPU."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Divide the machine's cores among the workers, and give each process of a launcher or of `srun` a GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // (local * render.num_processes)))}
-    if render.device == "gpu" and local > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        environment["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]
-    return environment
+    workers = processes_on_machine(os.environ) * render.num_processes
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
+    gpu = own_gpu(os.environ) if render.device == "gpu" else None
+    return environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.signals import AT_ONCE_S, StopSignals, leave_terminal
+from utils.signals import AT_ONCE_S, StopSignals
 
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, *FROM_A_TERMINAL)
@@ -51,8 +51,6 @@ class StopRequests(StopSignals):
         )
 
     def _on_signal(self, number, frame):
-        if number == signal.SIGHUP:
-            leave_terminal()
         if self.number is None:
             self._noted = time.monotonic()
             if self._waiting:

@@ -1,5 +1,6 @@
 """The division of work among the processes of a Slurm array and of a launcher, none of which talks to another."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,6 +47,29 @@ def place_on_machine(environment: Mapping[str, str]) -> int:
     if "WORLD_SIZE" in environment:
         return _number(environment, "RANK")
     return _number(environment, "SLURM_LOCALID") if "SLURM_STEP_NUM_TASKS" in environment else 0
+
+
+def processes_on_machine(environment: Mapping[str, str]) -> int:
+    """Return how many processes of a launcher, or of `srun`, share this machine. Raises UserError."""
+    if "LOCAL_WORLD_SIZE" in environment:
+        return _number(environment, "LOCAL_WORLD_SIZE")
+    if "SLURM_STEP_NUM_TASKS" in environment and "WORLD_SIZE" not in environment:
+        # Such as 4(x2),3: four on each of two machines, and three on another.
+        counts = re.findall(r"(?:^|,)(\d+)", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        return max(map(int, counts), default=1)
+    return 1
+
+
+def own_gpu(environment: Mapping[str, str]) -> str | None:
+    """Return what CUDA_VISIBLE_DEVICES has to be for a GPU of one's own, or None where this process may have all.
+
+    There may be fewer GPUs than processes: then some share one. Raises UserError.
+    """
+    if processes_on_machine(environment) == 1:
+        return None
+    place = place_on_machine(environment)
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[place % len(visible)] if visible else str(place)
 
 
 def _division_of_array(environment: Mapping[str, str]) -> Division:

@@ -59,6 +59,12 @@ class RenderSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _a_gpu_for_blender_alone(self):
+        if self.renderer == "quick" and self.device == "gpu":
+            raise ValueError("device=gpu: the quick renderer has no use for a GPU; renderer=blender has")
+        return self
+
+    @model_validator(mode="after")
     def _an_orbit_that_can_be_loaded(self):
         if (pixels := self.num_views * self.size_px**2) > MAX_ORBIT_PIXELS:
             raise ValueError(

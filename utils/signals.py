@@ -31,6 +31,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _on_signal(self, number, frame):
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self.number is None:
             self.number = number
         elif self._on_second is not None:
@@ -66,8 +68,6 @@ class Interrupts(StopSignals):
         super()._on_signal(number, frame)
         if first:
             self._noted = time.monotonic()
-            if number == signal.SIGHUP:
-                leave_terminal()
             raise Interrupted(number)
 
     def _end_at_once(self, number: int) -> None:

@@ -7,6 +7,7 @@ import gzip
 import http.client
 import re
 import socket
+import urllib.error
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,7 @@ from utils.errors import UserError
 from utils.files import read_lines
 
 NUM_INDEX_FILES = 161  # object-paths.json.gz and 160 of metadata
+GONE = (404, 410)  # HTTP's answers for what will not be there later either
 SILENCE_S = 60.0  # the longest that a server may send nothing
 
 
@@ -56,7 +58,12 @@ class ObjaverseList:
             license_name = self._license(asset.id)
         with self._removed_if_ours(asset.id):
             with self._download_failures():
-                path = self.package.load_objects([asset.id], download_processes=1).get(asset.id)
+                try:
+                    path = self.package.load_objects([asset.id], download_processes=1).get(asset.id)
+                except urllib.error.HTTPError as error:
+                    if error.code not in GONE:
+                        raise
+                    raise Failure("unreadable", f"its file is no longer there: {error}") from None
             if path is None:
                 raise Failure("download", "the objaverse package fetched nothing and gave no reason")
             yield Fetched(Path(path), {"license": license_name})

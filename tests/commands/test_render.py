@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import types
+import urllib.error
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -262,6 +263,7 @@ def test_webp_holds_the_same_pixels(tmp_path):
         (["render.assets={folder}/empty"], "empty: holds no .glb, .gltf, .obj, .ply or .stl file"),
         (["render.out={folder}/assets/a.stl"], "a.stl cannot be written: "),
         (["render.out={folder}/assets/a.stl/out"], "cannot be written: Not a directory"),
+        (["render.renderer=quick", "render.device=gpu"], "the quick renderer has no use for a GPU"),
         (["render.renderer=rembrandt"], "no 'rembrandt'; the renderers are quick, blender"),
         (["render.hdris={folder}/empty"], "holds no .hdr or .exr file"),
         *(([f"render.{key}=~nosuchuser/x"], "~nosuchuser/x: there is no such") for key in ("assets", "out", "hdris")),
@@ -827,6 +829,18 @@ def test_an_object_that_the_package_skips_costs_the_object_only_till_the_next_ru
     monkeypatch.setattr(package, "load_objects", lambda uids, **more: {} if uids == UIDS[:1] else load(uids, **more))
     assert run(objaverse / "uids.txt", objaverse / "out") == 1
     assert f"{UIDS[0]}: download: the objaverse package fetched nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("code", "is_final"), [(404, True), (410, True), (503, False)])
+def test_an_object_that_the_hub_no_longer_has_is_not_asked_for_again(code, is_final, objaverse, monkeypatch):
+    def answer(uids, download_processes):
+        raise urllib.error.HTTPError("https://hub.invalid/a.glb", code, "no", {}, None)
+
+    (objaverse / "uids.txt").write_text(UIDS[0])
+    monkeypatch.setattr("objaverse.load_objects", answer)
+    assert run(objaverse / "uids.txt", objaverse / "out", "render.sheet_rows=0") == 1
+    kinds = [line["kind"] for line in lines(objaverse / "out/failures.jsonl")]
+    assert kinds == (["unreadable"] if is_final else [])
 
 
 def test_a_torn_index_costs_the_object_only_till_the_next_run(objaverse, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from rendering.queue.assets import MAX_CLASHES, SUFFIXES, Asset, AssetFolder
 from tests.helpers.make_assets import make_good
-from utils.division import Division, division_of, place_on_machine
+from utils.division import Division, division_of, own_gpu, place_on_machine, processes_on_machine
 from utils.errors import UserError
 
 
@@ -136,6 +136,30 @@ def test_divisions_that_would_lose_assets_are_refused(environment, message):
 )
 def test_a_process_knows_its_place_on_its_machine(environment, expected):
     assert place_on_machine(environment) == expected
+
+
+LAUNCHED = {"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"} | rank(7, 8)
+SRUN = step(11, 11) | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (1, None)),
+        ({"CUDA_VISIBLE_DEVICES": "4,5"}, (1, None)),
+        (rank(1, 2), (1, None)),
+        (LAUNCHED, (4, "3")),
+        (LAUNCHED | {"CUDA_VISIBLE_DEVICES": "2,3,6,7"}, (4, "7")),
+        (LAUNCHED | {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, (4, "GPU-b")),
+        (SRUN, (4, "2")),
+        (SRUN | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (4, "2")),
+        (SRUN | {"CUDA_VISIBLE_DEVICES": "5"}, (4, "5")),  # srun gave each task its own
+        (step(1, 2) | {"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, (1, None)),
+        (LAUNCHED | SRUN, (4, "3")),
+    ],
+)
+def test_processes_that_share_a_machine_take_a_gpu_each(environment, expected):
+    assert (processes_on_machine(environment), own_gpu(environment)) == expected
 
 
 def test_a_share_is_every_nth():
