@@ -5,6 +5,7 @@ The stages come one after another. What a killed one has done stays: the same co
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -26,11 +27,13 @@ from models.svd import load_part
 from models.tiny import tiny_clip, tiny_pipeline, tiny_unet
 from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
-from rendering.toys import write_toys
+from rendering.toys import toy_elevation_deg, toy_name, write_toy_orbit, write_toys
 from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
-from utils.files import new_folder, write_atomically
+from utils.files import new_folder, remove_unfinished, write_atomically
+from utils.processes import in_processes
+from utils.progress import Progress
 from utils.reading import read_json
 from utils.schemas import CacheConfig, CacheSettings, TinyBaseConfig
 from utils.schemas_render import RenderConfig, RenderSettings
@@ -57,6 +60,7 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
         for source, assets in (("assets", Path(cfg.tiny_base.assets)), ("toys", work / "toys")):
             if (code := render(render_config(cfg, source, assets, light))) > 1:
                 return code
+    draw_toys(cfg)
     gather(cfg, work)
     start(cfg, work)
     training, held_out = (Records(str(work / name), cfg.data.num_frames) for name in (TRAINING, HELD_OUT))
@@ -87,6 +91,30 @@ def render_config(cfg: TinyBaseConfig, source: str, assets: Path, light: int) ->
             sheet_rows=0,
         )
     )
+
+
+def draw_toys(cfg: TinyBaseConfig) -> None:
+    """Draw the toys whose numbers follow on those that are rendered, and list them. What is there already stays."""
+    folder = Path(cfg.data.root, "drawn_0")
+    first, seed, num_views = cfg.tiny_base.num_toys, cfg.tiny_base.seed, cfg.data.num_frames
+    numbers = range(first, first + cfg.tiny_base.num_drawn_toys)
+    if not numbers:
+        return
+    remove_unfinished(folder)
+    write = partial(write_toy_orbit, folder, seed=seed, num_views=num_views, size_px=cfg.data.size_px)
+    with Progress(len(numbers), "toys") as progress:
+        for _ in in_processes(write, numbers, cfg.tiny_base.num_processes):
+            progress.advance()
+    lines = [
+        {
+            "id": toy_name(number),
+            "image_path": [f"{toy_name(number)}/{view:03d}.png" for view in range(num_views)],
+            "elevation": [toy_elevation_deg(seed, number)] * num_views,
+        }
+        for number in numbers
+    ]
+    write_jsonl(folder / TRAINING, lines[:-NUM_HELD_OUT])
+    write_jsonl(folder / HELD_OUT, lines[-NUM_HELD_OUT:])
 
 
 def gather(cfg: TinyBaseConfig, work: Path) -> None:

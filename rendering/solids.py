@@ -1,9 +1,10 @@
-"""A ray tracer for the solids of the dummy dataset: boxes, ellipsoids and cylinders, lit by one lamp and a sky. Numpy only.
+"""A ray tracer for solids: boxes, ellipsoids and cylinders, lit by one lamp and a sky. Numpy only.
 
-The cameras are those of rendering/camera.py.
+It draws the dummy dataset, and toys to pretrain on. The cameras are those of rendering/camera.py.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from rendering.solid_objects import OBJECTS
 from utils.camera import camera_to_world
 
 DISTANCE = 1.896  # orbit_distance() to the millimetre, as the committed views have it
-TO_LAMP = np.array([0.55, -0.35, 0.76])
 OVERSAMPLE = 3  # rays per pixel side
 
 
@@ -27,21 +27,46 @@ class Solid:
     rotation: np.ndarray  # 3 3: its own axes are the columns
 
 
+@dataclass(frozen=True)
+class Light:
+    """A lamp far away, and a sky that is brighter above. By default as the dummy dataset has it."""
+
+    to_lamp: np.ndarray = field(default_factory=lambda: np.array([0.55, -0.35, 0.76]))  # 3: a unit vector
+    lamp: float = 0.8
+    sky: float = 0.35  # on what faces sideways
+    sky_slope: float = 0.25  # by how much more on what faces up
+    gloss: float = 0.12
+
+
 def render_view(name: str, azimuth_deg: float, elevation_deg: float, size_px: int) -> np.ndarray:
     """Render an object of OBJECTS: size_px size_px 4 uint8, straight alpha."""
+    return render_solids(fitted([_solid(*part) for part in OBJECTS[name]]), azimuth_deg, elevation_deg, size_px)
+
+
+def render_solids(
+    solids: Sequence[Solid], azimuth_deg: float, elevation_deg: float, size_px: int, light: Light = Light()
+) -> np.ndarray:
+    """Render what lies around the origin: size_px size_px 4 uint8, straight alpha."""
     origin, rays = _camera_rays(azimuth_deg, elevation_deg, size_px * OVERSAMPLE)
     depth = np.full(len(rays), np.inf)
     normal = np.zeros_like(rays)
     colour = np.zeros_like(rays)
-    for solid in _solids(OBJECTS[name]):
+    for solid in solids:
+        to_centre = solid.centre - origin
+        off_centre = to_centre @ to_centre - (rays @ to_centre) ** 2  # squared distance of each ray to the centre
+        near = np.flatnonzero(off_centre <= solid.half @ solid.half)
         local_origin = (origin - solid.centre) @ solid.rotation / solid.half
-        hit_depth, hit_normal = _INTERSECT[solid.kind](local_origin, rays @ solid.rotation / solid.half)
-        nearer = hit_depth < depth
-        depth[nearer] = hit_depth[nearer]
-        colour[nearer] = solid.colour
-        normal[nearer] = (hit_normal / solid.half)[nearer] @ solid.rotation.T
-    hit = np.isfinite(depth)[:, None]
-    linear = np.concatenate([_shade(normal, rays, colour) * hit, hit], axis=1)  # premultiplied
+        local_rays = rays[near] @ solid.rotation / solid.half
+        hit_depth, hit_normal = _INTERSECT[solid.kind](local_origin, local_rays)
+        nearer = hit_depth < depth[near]
+        place = near[nearer]
+        depth[place] = hit_depth[nearer]
+        colour[place] = solid.colour
+        normal[place] = (hit_normal / solid.half)[nearer] @ solid.rotation.T
+    hit = np.isfinite(depth)
+    linear = np.zeros((len(rays), 4))  # premultiplied
+    linear[hit, :3] = _shade(normal[hit], rays[hit], colour[hit], light)
+    linear[hit, 3] = 1
     return _to_straight_srgb(linear.reshape(size_px, OVERSAMPLE, size_px, OVERSAMPLE, 4).mean(axis=(1, 3)))
 
 
@@ -52,34 +77,30 @@ def _to_straight_srgb(linear: np.ndarray) -> np.ndarray:
     return (np.concatenate([rgb, alpha], axis=-1) * 255).round().astype(np.uint8)
 
 
-def _solids(parts: list[tuple]) -> list[Solid]:
-    """Bring an object's bounding box to the origin, and its farthest point to RADIUS."""
-    points = np.concatenate([_surface_points(part) for part in parts])
+def _solid(kind: str, centre: tuple, half: tuple, colour: tuple, turn: tuple[str, float] | None = None) -> Solid:
+    """Read a part of an object of OBJECTS."""
+    colour = np.array(colour) ** 2.2
+    return Solid(kind, np.array(centre), np.array(half), colour, rotation(*turn) if turn else np.eye(3))
+
+
+def fitted(solids: Sequence[Solid]) -> list[Solid]:
+    """Bring the bounding box of all to the origin, and the farthest point to RADIUS."""
+    points = np.concatenate([_surface_points(solid) for solid in solids])
     centre = (points.min(axis=0) + points.max(axis=0)) / 2
     scale = RADIUS / np.linalg.norm(points - centre, axis=1).max()
-    return [
-        Solid(
-            kind,
-            (np.array(position) - centre) * scale,
-            np.array(half) * scale,
-            np.array(colour) ** 2.2,
-            rotation(*turn[0]) if turn else np.eye(3),
-        )
-        for kind, position, half, colour, *turn in parts
-    ]
+    return [replace(solid, centre=(solid.centre - centre) * scale, half=solid.half * scale) for solid in solids]
 
 
-def _surface_points(part: tuple) -> np.ndarray:
-    """Return points that are spread over a part's surface, or the corners of a box (N 3)."""
-    kind, centre, half, _, *turn = part
+def _surface_points(solid: Solid) -> np.ndarray:
+    """Return points that are spread over a solid's surface, or the corners of a box (N 3)."""
     angles, heights = np.meshgrid(np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(-1, 1, 13))
     angle = angles.ravel()
     z = heights.ravel()
-    ring = np.sqrt(1 - z**2) if kind == "ell" else np.ones_like(z)
+    ring = np.sqrt(1 - z**2) if solid.kind == "ell" else np.ones_like(z)
     points = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
-    if kind == "box":
+    if solid.kind == "box":
         points = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    return points * half @ (rotation(*turn[0]) if turn else np.eye(3)).T + centre
+    return points * solid.half @ solid.rotation.T + solid.centre
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:
@@ -145,11 +166,11 @@ def _cylinder(origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndar
 _INTERSECT = {"ell": _ellipsoid, "box": _box, "cyl": _cylinder}
 
 
-def _shade(normal: np.ndarray, rays: np.ndarray, colour: np.ndarray) -> np.ndarray:
+def _shade(normal: np.ndarray, rays: np.ndarray, colour: np.ndarray, light: Light) -> np.ndarray:
     """Return the light (N 3) that matt surfaces with a little gloss send against the rays."""
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    lamp = np.maximum(normal @ TO_LAMP, 0)[:, None]
-    sky = 0.35 + 0.25 * normal[:, 2:]
-    half = TO_LAMP - rays
+    lamp = np.maximum(normal @ light.to_lamp, 0)[:, None]
+    sky = light.sky + light.sky_slope * normal[:, 2:]
+    half = light.to_lamp - rays
     gloss = np.maximum((normal * half).sum(1) / np.linalg.norm(half, axis=1), 0)[:, None] ** 40
-    return colour * (0.8 * lamp + sky) + 0.12 * gloss
+    return colour * (light.lamp * lamp + sky) + light.gloss * gloss

@@ -1,6 +1,7 @@
-"""Toys to pretrain on: objects of boxes, ellipsoids and cylinders, of random shape, colour and gloss, written as .glb files.
+"""Toys to pretrain on: objects of boxes, ellipsoids and cylinders, of random shape, colour and gloss.
 
-A toy is a body with a few parts on it, most of them twice, left and right. It follows from (seed, number) alone.
+A toy is a body with a few parts on it, most of them twice, left and right. It follows from (seed, number) alone. Some are
+written as .glb files, to be rendered as any asset is; others are drawn as orbits at once, which is quicker.
 """
 
 import io
@@ -8,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from rendering.solids import rotation
-from utils.files import write_atomically
+from rendering.camera import azimuths_deg
+from rendering.solids import Light, Solid, fitted, render_solids, rotation
+from utils.files import new_folder, write_atomically
 
-KINDS = ("box", "ellipsoid", "cylinder")
+KINDS = ("box", "ell", "cyl")
+ELEVATION_STREAM, LIGHT_STREAM = 1, 2  # what is drawn from a toy's seed, beside its shape
 MIRROR_Y = np.diag([1.0, -1.0, 1.0])
 
 
@@ -29,7 +33,7 @@ class Part:
     metallic: float
 
 
-def draw_toy(random: np.random.Generator) -> list[Part]:
+def draw_toy(random: np.random.Generator, most_details: int = 4) -> list[Part]:
     palette = random.uniform(0.05, 0.95, (random.integers(3, 6), 3)) ** random.uniform(0.6, 1.6)
     gloss = {"roughness": float(random.uniform(0.3, 1)), "metallic": float(random.random() < 0.1)}
 
@@ -48,9 +52,7 @@ def draw_toy(random: np.random.Generator) -> list[Part]:
         parts.append(head)
         if random.random() < 0.7:
             eye = head.centre + head.half * (0.85, 0.4, 0.3)
-            parts += _twins(
-                part("ellipsoid", eye, np.full(3, 0.22 * size), colour=np.full(3, random.choice([0.05, 0.9])))
-            )
+            parts += _twins(part("ell", eye, np.full(3, 0.22 * size), colour=np.full(3, random.choice([0.05, 0.9]))))
     if random.random() < 0.5:  # legs or wheels
         radius, height = body.half.min() * random.uniform(0.15, 0.4), body.half.max() * random.uniform(0.15, 0.6)
         wheel = random.random() < 0.4
@@ -59,8 +61,8 @@ def draw_toy(random: np.random.Generator) -> list[Part]:
         half = (radius, radius, radius * 0.4) if wheel else (radius, radius, height)
         for x in (-0.65, 0.65):
             place = body.half * (x, 0.8, -1) - (0, 0, 0 if wheel else 0.8 * height)
-            parts += _twins(part("cylinder", place, half, turn, colour))
-    for _ in range(random.integers(1, 5)):  # whatever else
+            parts += _twins(part("cyl", place, half, turn, colour))
+    for _ in range(random.integers(1, most_details + 1)):
         parent = parts[random.integers(len(parts))]
         direction = random.normal(size=3)
         direction /= np.abs(direction).max()
@@ -84,14 +86,14 @@ def to_glb(parts: list[Part]) -> bytes:
     for part in parts:
         mesh = {
             "box": lambda: trimesh.creation.box(extents=(2, 2, 2)),
-            "ellipsoid": lambda: trimesh.creation.icosphere(subdivisions=2, radius=1.0),
-            "cylinder": lambda: trimesh.creation.cylinder(radius=1.0, height=2.0, sections=24),
+            "ell": lambda: trimesh.creation.icosphere(subdivisions=2, radius=1.0),
+            "cyl": lambda: trimesh.creation.cylinder(radius=1.0, height=2.0, sections=24),
         }[part.kind]()
         pose = np.eye(4)
         pose[:3, :3] = part.rotation * part.half
         pose[:3, 3] = part.centre
         z_to_y_up = trimesh.transformations.rotation_matrix(-np.pi / 2, (1, 0, 0))  # glTF's axes
-        smooth = part.kind == "ellipsoid"
+        smooth = part.kind == "ell"
         mesh.apply_transform(z_to_y_up @ pose)
         if not smooth:
             mesh.unmerge_vertices()  # so that each face has a normal of its own
@@ -109,6 +111,43 @@ def write_toys(folder: Path, count: int, seed: int) -> None:
     """Write `count` files, toy_0000.glb and so on. What is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        path = folder / f"toy_{number:04d}.glb"
+        path = folder / f"{toy_name(number)}.glb"
         if not path.exists():
             write_atomically(path, to_glb(draw_toy(np.random.default_rng([seed, number]))))
+
+
+def toy_elevation_deg(seed: int, number: int) -> float:
+    """Draw the elevation that a toy is seen from, in degrees, to a thousandth."""
+    return round(float(np.random.default_rng([seed, number, ELEVATION_STREAM]).uniform(-5, 30)), 3)
+
+
+def draw_light(random: np.random.Generator) -> Light:
+    azimuth, height = random.uniform(0, 2 * np.pi), np.radians(random.uniform(20, 75))
+    to_lamp = np.array([np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)])
+    strengths = random.uniform((0.4, 0.2, 0.1, 0.0), (1.0, 0.5, 0.3, 0.2))
+    return Light(to_lamp, *map(float, strengths))
+
+
+def toy_views(seed: int, number: int, num_views: int, size_px: int) -> np.ndarray:
+    """Draw a toy from all sides, in a light of its own: V size_px size_px 4, 8-bit, straight alpha."""
+    parts = draw_toy(np.random.default_rng([seed, number]), most_details=8)
+    solids = fitted([Solid(part.kind, part.centre, part.half, part.colour**2.2, part.rotation) for part in parts])
+    light = draw_light(np.random.default_rng([seed, number, LIGHT_STREAM]))
+    elevation_deg = toy_elevation_deg(seed, number)
+    return np.stack(
+        [render_solids(solids, azimuth, elevation_deg, size_px, light) for azimuth in azimuths_deg(num_views)]
+    )
+
+
+def toy_name(number: int) -> str:
+    return f"toy_{number:04d}"
+
+
+def write_toy_orbit(root: Path, number: int, seed: int, num_views: int, size_px: int) -> None:
+    """Write the toy's folder in `root`: 000.png and so on. One that is there stays."""
+    folder = root / toy_name(number)
+    if folder.exists():
+        return
+    with new_folder(folder) as unfinished:
+        for view, pixels in enumerate(toy_views(seed, number, num_views, size_px)):
+            Image.fromarray(pixels).save(unfinished / f"{view:03d}.png")

@@ -347,6 +347,9 @@ class TinyBaseSettings(Section):
     assets: str = key(..., "3D assets to pretrain on, beside toys of our own", "folder")
     hdris: str | None = key(None, "environment maps, for every other light; null: skies and lamps made by us", "folder")
     num_toys: int = key(300, "toys of random shapes and colours", "objects", ge=1, le=10_000)
+    num_drawn_toys: int = key(
+        2500, "more toys, drawn once each, in a light of its own, by the ray tracer of dummy_objaverse", "objects", ge=0
+    )
     num_lights: int = key(
         2, "how often each object is rendered, each time in another light, from another elevation", ge=1, le=1000
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from commands import tiny_base, tiny_base_fit
@@ -50,6 +51,25 @@ def test_a_toy_follows_from_its_seed():
     assert one == again != other and one[:4] == b"glTF"
 
 
+def test_drawn_toys_are_listed_with_their_elevations_and_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_base, "NUM_HELD_OUT", 1)
+    words = (f"data.root={tmp_path}", "data.size_px=16", "data.num_frames=3", "tiny_base.num_processes=1")
+    words += ("tiny_base.num_toys=7", "tiny_base.num_drawn_toys=3", "tiny_base.seed=4")
+    cfg = load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words])
+    tiny_base.draw_toys(cfg)
+    folder = tmp_path / "drawn_0"
+    training, held_out = ([*Records(folder / name, 3)] for name in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"))
+    assert [record.id for record in training + held_out] == ["toy_0007", "toy_0008", "toy_0009"]
+    elevations = [record.elevations_deg for record in training + held_out]
+    assert all(-5 <= one <= 30 and one == two == three for one, two, three in elevations) and len({*elevations}) == 3
+    drawn = [Image.open(folder / path) for record in training + held_out for path in record.image_paths]
+    assert all(image.size == (16, 16) and image.getextrema()[3] == (0, 255) for image in drawn)
+    assert len({image.tobytes() for image in drawn}) == 9
+    before = (folder / "toy_0008/002.png").stat().st_mtime_ns
+    tiny_base.draw_toys(cfg)
+    assert (folder / "toy_0008/002.png").stat().st_mtime_ns == before
+
+
 def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
     orbits = torch.randint(256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(tiny_base_fit, "SAVE_EVERY_STEPS", 2)
@@ -77,7 +97,7 @@ def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("step", "finished"), [(3, False), (4, True)])
 def test_a_training_that_was_stopped_leaves_the_finished_base_as_it_is(step, finished, tmp_path, monkeypatch):
     calls = []
-    for stage in ("write_toys", "gather", "start", "write_clips", "encode_clips", "Records", "train"):
+    for stage in ("write_toys", "draw_toys", "gather", "start", "write_clips", "encode_clips", "Records", "train"):
         monkeypatch.setattr(tiny_base, stage, lambda *_, **__: None)
     monkeypatch.setattr(tiny_base, "render", lambda cfg: 0)
     monkeypatch.setattr(tiny_base, "finish", lambda *_: calls.append("finish"))
