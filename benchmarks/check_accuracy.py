@@ -35,6 +35,8 @@ CUT_OFF = 3  # views that are left out at the end, of an orbit that does not go 
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     root = Path(sys.argv[1])
     metas = sorted(root.glob("*/svd_meta.jsonl"))
     counts: Counter[str] = Counter()
@@ -45,7 +47,8 @@ def main() -> None:
             for record in Records(meta, NUM_VIEWS):
                 views = views_of(record, meta.parent)
                 counts.update(judge_orbit(views, random))
-                same_object[meta.parent.name.partition("_")[0], record.id].append(outlines(views))
+                if in_order(distances(views)):
+                    same_object[meta.parent.name.partition("_")[0], record.id].append(outlines(views))
                 progress.advance()
     for orbits in same_object.values():
         for other in orbits[1:]:
@@ -93,7 +96,9 @@ def judge_pair(one: np.ndarray, other: np.ndarray, random: np.random.Generator) 
     degrees = starts_further(one, np.roll(other, -shift, axis=0))
     if degrees is not None:
         error = (degrees - shift * 360 / NUM_VIEWS + 180) % 360 - 180
-        found.append(f"turned pairs: found, {'right' if abs(error) <= 360 / NUM_VIEWS else 'wrong'} azimuth")
+        found.append(f"turned pairs: found, {'right' if abs(error) < 1.5 * 360 / NUM_VIEWS else 'wrong'} azimuth")
+    if starts_further(one, np.roll(other, -shift, axis=0)[::-1]) is not None:
+        found.append("pairs that turn different ways: said to start elsewhere")
     return found
 
 

@@ -167,8 +167,7 @@ def look_at_file(lines: LinesToCheck, findings: Findings, seen: dict[int, str], 
         starts = Starts()
         for index, look in enumerate(lines.looks()):
             look.problems += known_already(look, seen)
-            for text in starts.problems(look):
-                findings.add(look.place, "start", text, progress)
+            look.problems += starts.problems(look)
             for kind, text in look.problems:
                 findings.add(look.place, kind, text, progress)
             findings.draw(look, index in lines.drawn)
@@ -192,7 +191,7 @@ class Starts:
         self._object: str | None = None
         self._first: Look | None = None
 
-    def problems(self, look: Look) -> Iterator[str]:
+    def problems(self, look: Look) -> Iterator[tuple[str, str]]:
         ring = RING.fullmatch(look.id)
         if not ring or look.outlines is None:
             return
@@ -201,7 +200,8 @@ class Starts:
             return
         degrees = starts_further(self._first.outlines, look.outlines)
         if degrees is not None:
-            yield f"starts about {degrees:+.0f} degrees from where {self._first.id} of {self._first.place} does"
+            text = f"starts about {degrees:+.0f} degrees from where {self._first.id} of {self._first.place} does"
+            yield "start", text
 
 
 def turn_problems(lines: LinesToCheck, tally: Tally) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ The stages come one after another. What a killed one has done stays: the same co
 
 import json
 from collections import defaultdict
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -35,12 +36,11 @@ from utils.files import new_folder, remove_unfinished, write_atomically
 from utils.processes import in_processes
 from utils.progress import Progress
 from utils.reading import read_json
-from utils.schemas import CacheConfig, CacheSettings, TinyBaseConfig
+from utils.schemas import TINY_BASE_HELD_OUT, CacheConfig, CacheSettings, TinyBaseConfig
 from utils.schemas_render import RenderConfig, RenderSettings
 
 TRAINING = "svd_meta.jsonl"
 HELD_OUT = "svd_meta_held_out.jsonl"
-NUM_HELD_OUT = 24  # objects of the assets, and of the toys, that nothing is trained on
 CLIPS_PER_ORBIT = 4
 NAMES = "held_out.txt"  # beside the model: the objects that it was not trained on
 CARD = Path(__file__).with_name("tiny_base_card.md")
@@ -87,7 +87,7 @@ def render_config(cfg: TinyBaseConfig, source: str, assets: Path, light: int) ->
             num_processes=cfg.tiny_base.num_processes,
             seed=light,
             hdris=cfg.tiny_base.hdris if light % 2 else None,
-            held_out=NUM_HELD_OUT,
+            held_out=TINY_BASE_HELD_OUT,
             sheet_rows=0,
         )
     )
@@ -95,7 +95,7 @@ def render_config(cfg: TinyBaseConfig, source: str, assets: Path, light: int) ->
 
 def draw_toys(cfg: TinyBaseConfig) -> None:
     """Draw the toys whose numbers follow on those that are rendered, and list them. What is there already stays."""
-    folder = Path(cfg.data.root, "drawn_0")
+    folder = Path(cfg.data.root, drawn_folder(cfg))
     first, seed, num_views = cfg.tiny_base.num_toys, cfg.tiny_base.seed, cfg.data.num_frames
     numbers = range(first, first + cfg.tiny_base.num_drawn_toys)
     if not numbers:
@@ -103,8 +103,11 @@ def draw_toys(cfg: TinyBaseConfig) -> None:
     remove_unfinished(folder)
     write = partial(write_toy_orbit, folder, seed=seed, num_views=num_views, size_px=cfg.data.size_px)
     with Progress(len(numbers), "toys") as progress:
-        for _ in in_processes(write, numbers, cfg.tiny_base.num_processes):
-            progress.advance()
+        try:
+            for _ in in_processes(write, numbers, cfg.tiny_base.num_processes):
+                progress.advance()
+        except BrokenProcessPool:
+            raise UserError("a process that draws toys died: the same command goes on from here") from None
     lines = [
         {
             "id": toy_name(number),
@@ -113,15 +116,23 @@ def draw_toys(cfg: TinyBaseConfig) -> None:
         }
         for number in numbers
     ]
-    write_jsonl(folder / TRAINING, lines[:-NUM_HELD_OUT])
-    write_jsonl(folder / HELD_OUT, lines[-NUM_HELD_OUT:])
+    write_jsonl(folder / TRAINING, lines[TINY_BASE_HELD_OUT:])
+    write_jsonl(folder / HELD_OUT, lines[:TINY_BASE_HELD_OUT])
+
+
+def drawn_folder(cfg: TinyBaseConfig) -> str:
+    """Where drawn toys lie in `data.root`: apart from those of another seed."""
+    return f"drawn_{cfg.tiny_base.seed}"
 
 
 def gather(cfg: TinyBaseConfig, work: Path) -> None:
     """Write one list of all training orbits, and one of all held-out ones. Their objects differ, under every light."""
+    folders = [f"{source}_{light}" for source in ("assets", "toys") for light in range(cfg.tiny_base.num_lights)]
+    if cfg.tiny_base.num_drawn_toys:
+        folders.append(drawn_folder(cfg))
     for name in (TRAINING, HELD_OUT):
         lines = []
-        for folder in sorted(Path(cfg.data.root).iterdir()):
+        for folder in sorted(Path(cfg.data.root, folder) for folder in folders):
             for record in Records(str(folder / name), cfg.data.num_frames):
                 paths = [f"{folder.name}/{path}" for path in record.image_paths]
                 lines.append(

@@ -57,7 +57,7 @@ class Look:
     marks: dict[str, str | int] = field(default_factory=dict)  # what no other orbit may have
     evidence: float | None = None  # of the way it turns: see turning.turn_evidence
     ends_open: bool | None = None  # whether the step from the last view to the first is the largest
-    outlines: np.ndarray | None = None  # see turning.outlines; of good orbits alone
+    outlines: np.ndarray | None = None  # see turning.outlines; of views that are in order
     tiles: np.ndarray | None = None  # some views, for a sheet
 
 
@@ -151,6 +151,7 @@ def _compare(seen: _Views, look: Look) -> None:
     same = _same(views, [seen.sums[view] for view in order])
     if same:
         look.problems.append(("repeated", same))
+    all_outlines = outlines(views)
     views = some_views(views)
     if empty or same or len(views) < MIN_VIEWS:
         return
@@ -159,7 +160,7 @@ def _compare(seen: _Views, look: Look) -> None:
         look.problems.append(("order", "its views do not follow each other around the object"))
         return
     look.evidence = turn_evidence(views, apart)
-    look.outlines = outlines(views)
+    look.outlines = all_outlines
     look.ends_open = int(steps(apart).argmax()) == len(views) - 1
 
 

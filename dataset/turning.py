@@ -103,7 +103,7 @@ def _at(views: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def outlines(views: np.ndarray) -> np.ndarray:
     """Return how much of each column of V H W 3 views on white the object covers: V W in [0, 1].
 
-    Light does not change that, and the elevation only a little.
+    The elevation changes that only a little, and the light not at all where views are transparent around the object.
     """
     return (1 - views.min(axis=-1) > NOT_THE_GROUND).mean(axis=1)
 
@@ -111,14 +111,19 @@ def outlines(views: np.ndarray) -> np.ndarray:
 def starts_further(one: np.ndarray, other: np.ndarray) -> float | None:
     """Say by how many degrees `other` starts further around than `one`, in (-180, 180]; both are outlines of one object.
 
-    None: at the same azimuth, or it cannot be told, as of what looks the same from several sides.
+    None: at the same azimuth, but for a step, since a ring may begin with its first view after azimuth 0; or it cannot be
+    told, as of what looks the same from several sides, and of two that turn different ways.
     """
     num_views = math.gcd(len(one), len(other))
     if num_views < MIN_VIEWS:
         return None
-    one, other = (views[:: len(views) // num_views] for views in (one, other))
+    one, other = (some_views(views[:: len(views) // num_views]) for views in (one, other))
+    num_views = len(one)
+    shifts = range(num_views)
     apart = np.square(one[:, None] - other[None]).mean(axis=-1) ** 0.5
-    by_shift = np.stack([steps(apart, shift) for shift in range(num_views)])  # shift, view
+    by_shift = np.stack([steps(apart, shift) for shift in shifts])  # shift, view
+    if min(steps(apart[:, ::-1], shift).mean() for shift in shifts) < by_shift.mean(axis=1).min():
+        return None
     shift = int(by_shift.mean(axis=1).argmin())
     nearer = by_shift[0] - by_shift[shift]
     evidence = nearer.mean() / (nearer.std() / num_views**0.5 + 1e-9)

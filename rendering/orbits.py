@@ -27,7 +27,7 @@ from rendering.queue.process import Limits, Stopped, check_in_process, run_job
 from rendering.quick import renderer as quick
 from rendering.sheets import strip
 from rendering.transforms import orbit_transforms, write_transforms
-from utils.division import own_gpu, processes_on_machine
+from utils.division import own_gpu
 from utils.errors import UserError
 from utils.files import user_path, write_file
 from utils.schemas_render import RenderConfig, RenderSettings
@@ -182,7 +182,7 @@ def elevation_of(seed: int, render: RenderSettings) -> float:
 def worker_environment(render: RenderSettings) -> dict[str, str]:
     """Divide the machine's cores among the workers, and give each process of a launcher or of `srun` a GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = processes_on_machine(os.environ) * render.num_processes
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // workers))}
+    launched = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # srun gives each of its processes cores of its own
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // (launched * render.num_processes)))}
     gpu = own_gpu(os.environ) if render.device == "gpu" else None
     return environment | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})

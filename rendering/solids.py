@@ -31,7 +31,7 @@ class Solid:
 class Light:
     """A lamp far away, and a sky that is brighter above. By default as the dummy dataset has it."""
 
-    to_lamp: np.ndarray = field(default_factory=lambda: np.array([0.55, -0.35, 0.76]))  # 3: a unit vector
+    to_lamp: np.ndarray = field(default_factory=lambda: np.array([0.55, -0.35, 0.76]))  # 3, of length 1, about
     lamp: float = 0.8
     sky: float = 0.35  # on what faces sideways
     sky_slope: float = 0.25  # by how much more on what faces up

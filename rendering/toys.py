@@ -14,9 +14,10 @@ from PIL import Image
 from rendering.camera import azimuths_deg
 from rendering.solids import Light, Solid, fitted, render_solids, rotation
 from utils.files import new_folder, write_atomically
+from utils.schemas_render import ELEVATIONS_DEG
 
 KINDS = ("box", "ell", "cyl")
-ELEVATION_STREAM, LIGHT_STREAM = 1, 2  # what is drawn from a toy's seed, beside its shape
+TOY_ELEVATION, TOY_LIGHT = 1, 2  # what is drawn from a toy's seed, beside its shape
 MIRROR_Y = np.diag([1.0, -1.0, 1.0])
 
 
@@ -118,7 +119,7 @@ def write_toys(folder: Path, count: int, seed: int) -> None:
 
 def toy_elevation_deg(seed: int, number: int) -> float:
     """Draw the elevation that a toy is seen from, in degrees, to a thousandth."""
-    return round(float(np.random.default_rng([seed, number, ELEVATION_STREAM]).uniform(-5, 30)), 3)
+    return round(float(np.random.default_rng([seed, number, TOY_ELEVATION]).uniform(*ELEVATIONS_DEG)), 3)
 
 
 def draw_light(random: np.random.Generator) -> Light:
@@ -132,7 +133,7 @@ def toy_views(seed: int, number: int, num_views: int, size_px: int) -> np.ndarra
     """Draw a toy from all sides, in a light of its own: V size_px size_px 4, 8-bit, straight alpha."""
     parts = draw_toy(np.random.default_rng([seed, number]), most_details=8)
     solids = fitted([Solid(part.kind, part.centre, part.half, part.colour**2.2, part.rotation) for part in parts])
-    light = draw_light(np.random.default_rng([seed, number, LIGHT_STREAM]))
+    light = draw_light(np.random.default_rng([seed, number, TOY_LIGHT]))
     elevation_deg = toy_elevation_deg(seed, number)
     return np.stack(
         [render_solids(solids, azimuth, elevation_deg, size_px, light) for azimuth in azimuths_deg(num_views)]

@@ -3,13 +3,12 @@
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.signals import AT_ONCE_S, StopSignals
+from utils.signals import StopSignals
 
 FROM_A_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, *FROM_A_TERMINAL)
@@ -51,14 +50,12 @@ class StopRequests(StopSignals):
         )
 
     def _on_signal(self, number, frame):
-        if self.number is None:
-            self._noted = time.monotonic()
-            if self._waiting:
-                signal.setitimer(signal.ITIMER_REAL, DATA_S)
+        if self.number is None and self._waiting:
+            signal.setitimer(signal.ITIMER_REAL, DATA_S)
         super()._on_signal(number, frame)
 
     def _end_at_once(self, number: int) -> None:
-        if number not in FROM_A_TERMINAL or time.monotonic() - self._noted < AT_ONCE_S:
+        if number not in FROM_A_TERMINAL:
             return
         for process in multiprocessing.active_children():
             process.kill()

@@ -63,13 +63,16 @@ def processes_on_machine(environment: Mapping[str, str]) -> int:
 def own_gpu(environment: Mapping[str, str]) -> str | None:
     """Return what CUDA_VISIBLE_DEVICES has to be for a GPU of one's own, or None where this process may have all.
 
-    There may be fewer GPUs than processes: then some share one. Raises UserError.
+    If the variable is set and names fewer GPUs than there are processes, some share one. Raises UserError.
     """
-    if processes_on_machine(environment) == 1:
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if processes_on_machine(environment) == 1 or visible == "":
         return None
     place = place_on_machine(environment)
-    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return visible[place % len(visible)] if visible else str(place)
+    if visible is None:
+        return str(place)
+    names = visible.split(",")
+    return names[place % len(names)]
 
 
 def _division_of_array(environment: Mapping[str, str]) -> Division:

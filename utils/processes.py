@@ -26,7 +26,7 @@ def in_processes(work: Callable[[Item], Result], items: Iterable[Item], num_proc
 
 
 def _end_with_parent() -> None:
-    """Leave signals to the parent, and end when it ends, by SIGKILL too."""
+    """Leave Ctrl-C to the parent, and end when it ends, by SIGKILL too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

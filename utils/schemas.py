@@ -343,6 +343,9 @@ class CacheConfig(TrainConfig):
     cache: CacheSettings
 
 
+TINY_BASE_HELD_OUT = 24  # objects of the assets, of the toys and of the drawn toys, that nothing is trained on
+
+
 class TinyBaseSettings(Section):
     assets: str = key(..., "3D assets to pretrain on, beside toys of our own", "folder")
     hdris: str | None = key(None, "environment maps, for every other light; null: skies and lamps made by us", "folder")
@@ -353,12 +356,18 @@ class TinyBaseSettings(Section):
     num_lights: int = key(
         2, "how often each object is rendered, each time in another light, from another elevation", ge=1, le=1000
     )
-    num_processes: int = key(2, "objects rendered at a time", "processes", ge=1, le=1024)
+    num_processes: int = key(2, "objects rendered or drawn at a time", "processes", ge=1, le=1024)
     vae_steps: int = key(..., "steps of the VAE", "steps", ge=1, le=MAX_STEPS)
     image_encoder_steps: int = key(..., "steps of the image encoder", "steps", ge=1, le=MAX_STEPS)
     work: str = key(..., "where toys, lists and what is half done lie", "folder")
     out: str = key(..., "where the model is written", "folder")
     seed: Seed = key(0, "seed of toys, clips and random weights")
+
+    @model_validator(mode="after")
+    def _some_drawn_toys_to_train_on(self):
+        if 0 < self.num_drawn_toys <= TINY_BASE_HELD_OUT:
+            raise ValueError(f"num_drawn_toys must be 0, or more than the {TINY_BASE_HELD_OUT} that are held out")
+        return self
 
 
 class TinyBaseConfig(TrainConfig):

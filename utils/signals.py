@@ -13,7 +13,8 @@ AT_ONCE_S = 0.2  # within which two signals are one: a closing terminal and laun
 class StopSignals:
     """A context manager that notes the first of its signals in `number`, and leaves the handlers as it found them.
 
-    Each further signal calls `on_second(number)`. A signal that was ignored stays so, as SIGHUP is under nohup.
+    Each later signal calls `on_second(number)`, but not one that comes within AT_ONCE_S of the first. A signal that was ignored
+    stays so, as SIGHUP is under nohup.
     """
 
     def __init__(self, *numbers: int, on_second: Callable[[int], object] | None = None):
@@ -34,8 +35,8 @@ class StopSignals:
         if number == signal.SIGHUP:
             leave_terminal()
         if self.number is None:
-            self.number = number
-        elif self._on_second is not None:
+            self.number, self._noted = number, time.monotonic()
+        elif self._on_second is not None and time.monotonic() - self._noted >= AT_ONCE_S:
             self._on_second(number)
 
     def requested(self) -> bool:
@@ -57,7 +58,7 @@ class Interrupts(StopSignals):
     """
 
     def __init__(self):
-        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, on_second=self._end_at_once)
+        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
 
     def __exit__(self, *_):
         if self.number is None:
@@ -67,12 +68,7 @@ class Interrupts(StopSignals):
         first = self.number is None
         super()._on_signal(number, frame)
         if first:
-            self._noted = time.monotonic()
             raise Interrupted(number)
-
-    def _end_at_once(self, number: int) -> None:
-        if time.monotonic() - self._noted >= AT_ONCE_S:
-            os._exit(128 + number)
 
 
 def leave_terminal() -> None:

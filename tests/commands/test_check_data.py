@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands.check import check, warn_of_size
 from commands.check_data import check_data, ranges
-from dataset.turning import judge_set
+from dataset.turning import judge_set, starts_further
 from rendering.solids import render_view
 from utils.errors import UserError
 
@@ -119,32 +119,49 @@ def test_of_a_set_that_turns_the_wrong_way_the_set_is_named_and_not_its_orbits(l
     assert not any(place.isdecimal() for place in found)
 
 
-def rings(root: Path, name: str, shifts: dict[float, int]) -> list[dict]:
-    """Draw an object from several elevations, each ring beginning with another of 24 or 12 views."""
+def rings(root: Path, name: str, *drawn: tuple[float, int, float]) -> list[dict]:
+    """Draw an object in rings: from an elevation, with so many views, the first of them at an azimuth."""
     records = []
-    for number, (elevation, shift) in enumerate(shifts.items()):
-        num_views = 24 // (number + 1)
+    (root / name).mkdir(exist_ok=True)
+    for number, (elevation, num_views, start_deg) in enumerate(drawn):
         paths = [f"{name}/{number}_{view}.png" for view in range(num_views)]
-        (root / name).mkdir(exist_ok=True)
         for view, path in enumerate(paths):
-            Image.fromarray(render_view(name, (view + shift) * 360 / num_views, elevation, 64)).save(root / path)
+            image = render_view(name, view * 360 / num_views + start_deg, elevation, 64)
+            Image.fromarray(image).save(root / path)
         records.append({"id": f"{name}/ring_{number}", "image_path": paths, "elevation": [elevation] * num_views})
     return records
 
 
-def test_rings_of_an_object_that_start_at_different_azimuths_are_named_and_stay_clean(tmp_path, look):
+def test_rings_of_an_object_that_start_at_different_azimuths_are_named(tmp_path, look):
+    backwards = rings(look.root, "lamp", (5.0, 24, 0), (20.0, 24, 0))
+    backwards[1]["image_path"] = backwards[1]["image_path"][::-1]
     lines = [
-        *rings(look.root, "car", {5.0: 0, 30.0: 3}),
-        *rings(look.root, "duck", {10.0: 0, 25.0: 0}),
-        *rings(look.root, "chair", {0.0: 6, 20.0: 0}),
+        *rings(look.root, "car", (5.0, 24, 0), (30.0, 12, 90)),
+        *rings(look.root, "duck", (10.0, 24, 0), (25.0, 12, 0), (0.0, 36, 120)),
+        *rings(look.root, "chair", (0.0, 24, 90), (20.0, 24, 0)),
+        *backwards,
     ]
     ends, found = look(lines, "data.num_frames=3", f"check.write_clean={tmp_path}/clean.jsonl")
     assert not ends
-    places = [str(number) for number in range(1, 7) if kinds(found, str(number))]
-    assert places == ["2", "6"]
+    starts = {place: kinds(found, place).count("start") for place in found if place.isdecimal()}
+    assert {place for place, count in starts.items() if count} == {"2", "5", "7"}
     assert found["2"][0].startswith("start: starts about +90 degrees from where car/ring_0 of")
-    assert found["6"][0].startswith("start: starts about -90 degrees from where chair/ring_0 of")
-    assert (tmp_path / "clean.jsonl").read_bytes() == look.meta.read_bytes()
+    assert found["5"][0].startswith("start: starts about +120 degrees from where duck/ring_0 of")
+    assert found["7"][0].startswith("start: starts about -90 degrees from where chair/ring_0 of")
+    clean = [json.loads(line)["id"] for line in (tmp_path / "clean.jsonl").read_text().splitlines()]
+    assert clean[:4] == ["car/ring_0", "duck/ring_0", "duck/ring_1", "chair/ring_0"]
+
+
+@pytest.mark.parametrize("counts", [(84, 21), (36, 24), (63, 42), (24, 24)])
+def test_rings_of_any_numbers_of_views_with_enough_in_common_are_compared(counts):
+    def ring(num_views: int, start_deg: float) -> np.ndarray:
+        angles = np.radians(start_deg) + np.arange(num_views) * 2 * np.pi / num_views
+        columns = np.arange(64)
+        return np.clip(1 - abs(columns - 32 - 20 * np.cos(angles)[:, None]) / (8 + 6 * np.sin(angles)[:, None]), 0, 1)
+
+    assert starts_further(ring(counts[0], 0), ring(counts[1], 0)) is None
+    assert starts_further(ring(counts[0], 0), ring(counts[1], 120)) == pytest.approx(120)
+    assert starts_further(ring(counts[0], 120), ring(counts[1], 0)) == pytest.approx(-120)
 
 
 def test_orbits_that_do_not_close_are_named_as_a_set(look):

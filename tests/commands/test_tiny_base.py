@@ -1,5 +1,7 @@
 """What the tiny base is trained on, and how its two encoders are trained. The whole pretraining takes hours."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -52,22 +54,39 @@ def test_a_toy_follows_from_its_seed():
 
 
 def test_drawn_toys_are_listed_with_their_elevations_and_drawn_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiny_base, "NUM_HELD_OUT", 1)
+    monkeypatch.setattr(tiny_base, "TINY_BASE_HELD_OUT", 1)
+    monkeypatch.setattr("utils.schemas.TINY_BASE_HELD_OUT", 1)
     words = (f"data.root={tmp_path}", "data.size_px=16", "data.num_frames=3", "tiny_base.num_processes=1")
-    words += ("tiny_base.num_toys=7", "tiny_base.num_drawn_toys=3", "tiny_base.seed=4")
+    words += ("tiny_base.num_toys=7", "tiny_base.num_drawn_toys=3", "tiny_base.seed=4", "tiny_base.num_lights=1")
     cfg = load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words])
     tiny_base.draw_toys(cfg)
-    folder = tmp_path / "drawn_0"
+    folder = tmp_path / "drawn_4"
     training, held_out = ([*Records(folder / name, 3)] for name in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"))
-    assert [record.id for record in training + held_out] == ["toy_0007", "toy_0008", "toy_0009"]
+    assert [record.id for record in held_out + training] == ["toy_0007", "toy_0008", "toy_0009"]
     elevations = [record.elevations_deg for record in training + held_out]
     assert all(-5 <= one <= 30 and one == two == three for one, two, three in elevations) and len({*elevations}) == 3
     drawn = [Image.open(folder / path) for record in training + held_out for path in record.image_paths]
     assert all(image.size == (16, 16) and image.getextrema()[3] == (0, 255) for image in drawn)
     assert len({image.tobytes() for image in drawn}) == 9
     before = (folder / "toy_0008/002.png").stat().st_mtime_ns
+    whole = (folder / "toy_0009/002.png").read_bytes()
+    (folder / "toy_0009").rename(folder / ".toy_0009.12345678.unfinished")  # as a killed process leaves it
     tiny_base.draw_toys(cfg)
     assert (folder / "toy_0008/002.png").stat().st_mtime_ns == before
+    assert (folder / "toy_0009/002.png").read_bytes() == whole and not list(folder.glob(".*"))
+
+
+def test_the_orbits_are_those_of_the_config_whatever_else_lies_there(tmp_path):
+    for source in ("assets_0", "toys_0", "toys_1", "drawn_0", "drawn_1"):
+        (tmp_path / source).mkdir()
+        for name in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"):
+            (tmp_path / source / name).write_bytes(Path(name).read_bytes())
+    for number, sources in ((0, {"assets_0", "toys_0"}), (30, {"assets_0", "drawn_1", "toys_0"})):
+        words = (f"data.root={tmp_path}", "tiny_base.num_lights=1", "tiny_base.seed=1")
+        words += (f"tiny_base.num_drawn_toys={number}",)
+        tiny_base.gather(load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words]), tmp_path)
+        found = {record.id.partition("/")[0] for record in Records(tmp_path / "svd_meta.jsonl", 21)}
+        assert found == sources
 
 
 def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):

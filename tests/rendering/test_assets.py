@@ -151,6 +151,7 @@ SRUN = step(11, 11) | {"SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2)
         (LAUNCHED, (4, "3")),
         (LAUNCHED | {"CUDA_VISIBLE_DEVICES": "2,3,6,7"}, (4, "7")),
         (LAUNCHED | {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, (4, "GPU-b")),
+        (LAUNCHED | {"CUDA_VISIBLE_DEVICES": ""}, (4, None)),  # hidden on purpose
         (SRUN, (4, "2")),
         (SRUN | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, (4, "2")),
         (SRUN | {"CUDA_VISIBLE_DEVICES": "5"}, (4, "5")),  # srun gave each task its own

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
-from utils.signals import Interrupts, StopSignals
+from utils.signals import AT_ONCE_S, Interrupts, StopSignals
 
 TIDIES_LONG = """
 import os, signal, sys, time
@@ -34,6 +35,9 @@ def test_the_first_signal_is_noted_further_ones_are_told_and_the_handlers_are_as
         assert not stop.requested()
         send(signal.SIGUSR2)
         assert stop.requested() and stop.number == signal.SIGUSR2 and further == []
+        send(signal.SIGTERM)
+        assert further == [], "what comes at once is the same request: a closing terminal sends SIGHUP twice"
+        time.sleep(AT_ONCE_S)
         send(signal.SIGTERM)
         assert stop.number == signal.SIGUSR2 and further == [signal.SIGTERM]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)] == before
