@@ -38,17 +38,18 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     root = Path(sys.argv[1])
-    metas = sorted(root.glob("*/svd_meta.jsonl"))
+    sources = {meta.parent: Records(meta, NUM_VIEWS) for meta in sorted(root.glob("*/svd_meta.jsonl"))}
     counts: Counter[str] = Counter()
     same_object: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     random = np.random.default_rng(0)
-    with Progress(sum(len(Records(meta, NUM_VIEWS)) for meta in metas), "orbits") as progress:
-        for meta in metas:
-            for record in Records(meta, NUM_VIEWS):
-                views = views_of(record, meta.parent)
-                counts.update(judge_orbit(views, random))
-                if in_order(distances(views)):
-                    same_object[meta.parent.name.partition("_")[0], record.id].append(outlines(views))
+    with Progress(sum(map(len, sources.values())), "orbits") as progress:
+        for folder, records in sources.items():
+            for record in records:
+                views = views_of(record, folder)
+                apart = distances(views)
+                counts.update(judge_orbit(views, apart, random))
+                if in_order(apart):
+                    same_object[folder.name.partition("_")[0], record.id].append(outlines(views))
                 progress.advance()
     for orbits in same_object.values():
         for other in orbits[1:]:
@@ -62,8 +63,7 @@ def views_of(record: OrbitRecord, root: Path) -> np.ndarray:
     return np.stack([small_view(image) for _, image in open_views(record, data, range(NUM_VIEWS))])
 
 
-def judge_orbit(views: np.ndarray, random: np.random.Generator) -> list[str]:
-    apart = distances(views)
+def judge_orbit(views: np.ndarray, apart: np.ndarray, random: np.random.Generator) -> list[str]:
     found = ["good orbits"]
     if not in_order(apart):
         found.append("good orbits: out of order")
@@ -93,11 +93,12 @@ def judge_pair(one: np.ndarray, other: np.ndarray, random: np.random.Generator) 
     if starts_further(one, other) is not None:
         found.append("pairs: said to start elsewhere")
     shift = int(random.integers(2, NUM_VIEWS - 1))
-    degrees = starts_further(one, np.roll(other, -shift, axis=0))
+    turned = np.roll(other, -shift, axis=0)
+    degrees = starts_further(one, turned)
     if degrees is not None:
         error = (degrees - shift * 360 / NUM_VIEWS + 180) % 360 - 180
         found.append(f"turned pairs: found, {'right' if abs(error) < 1.5 * 360 / NUM_VIEWS else 'wrong'} azimuth")
-    if starts_further(one, np.roll(other, -shift, axis=0)[::-1]) is not None:
+    if starts_further(one, turned[::-1]) is not None:
         found.append("pairs that turn different ways: said to start elsewhere")
     return found
 

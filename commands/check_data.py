@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.local_copies import local_path
 from dataset.looks import ENDS_TRAINING, KINDS, Look, look_at
-from dataset.records import MAX_LINE_BYTES, TRAINED_ELEVATIONS_DEG, numbered_lines
+from dataset.records import MAX_LINE_BYTES, numbered_lines
 from dataset.turning import STRONG, USUALLY_LAST, judge_set, starts_further, surely_more_than
 from training.loading import leave_interrupts
 from utils.errors import UserError, one_line
 from utils.files import new_file, open_file, user_path, write_atomically
 from utils.progress import Progress
 from utils.randomness import generator
-from utils.schemas import DataSettings, TrainConfig
+from utils.schemas import TRAINED_ELEVATIONS_DEG, DataSettings, TrainConfig
 from utils.sheets import label, sheet
 from utils.urls import redacted
 

@@ -3,7 +3,6 @@
 Angles come from the cameras. Images stay where they are, but for those in parquet files.
 """
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,7 @@ from utils.files import user_path
 from utils.progress import Progress
 from utils.reading import read_json
 from utils.schemas_import import ImportOrbitsConfig
-from utils.signals import StopSignals
+from utils.signals import STOPPING, StopSignals, end_at_once
 
 
 class Licenses(RootModel[dict[str, str]]):
@@ -36,7 +35,7 @@ def import_orbits(cfg: ImportOrbitsConfig) -> int:
     if not source.is_dir():
         raise UserError(f"import_orbits.source: {source} is not a folder")
     records_of = chooser(cfg)
-    signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
+    signals = StopSignals(*STOPPING, on_second=end_at_once)
     with ImportFolder(out) as folder, signals as stop:
         task = open_task(cfg, source, folder)
         items = find_items(source, out, task.format)

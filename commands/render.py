@@ -25,7 +25,7 @@ from utils.errors import one_line
 from utils.files import user_path
 from utils.progress import minutes_left
 from utils.schemas_render import RenderConfig
-from utils.signals import StopSignals
+from utils.signals import STOPPING, StopSignals, end_at_once
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # torch's launcher sets it, under accelerate's too
 NUM_NAMES = 3  # of files that are left out
@@ -42,7 +42,7 @@ def render(cfg: RenderConfig) -> int:
     source = open_assets(render)
     mine = division_of(os.environ).of(source.assets)
     # Whatever hangs, a second signal ends the process at once, as a SIGKILL would; its renderers end with it.
-    signals = StopSignals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
+    signals = StopSignals(*STOPPING, on_second=end_at_once)
     with Output(user_path(render.out).absolute(), render.held_out) as output, signals as stop:
         guest = check_settings(cfg, hdris, output)
         if render.retry_failures:

@@ -28,7 +28,7 @@ from models.svd import load_part
 from models.tiny import tiny_clip, tiny_pipeline, tiny_unet
 from models.tiny_vae import tiny_vae
 from models.trainable import count_parameters
-from rendering.toys import toy_elevation_deg, toy_name, write_toy_orbit, write_toys
+from rendering.toys import write_toy_orbit, write_toys
 from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
@@ -96,26 +96,20 @@ def render_config(cfg: TinyBaseConfig, source: str, assets: Path, light: int) ->
 def draw_toys(cfg: TinyBaseConfig) -> None:
     """Draw the toys whose numbers follow on those that are rendered, and list them. What is there already stays."""
     folder = Path(cfg.data.root, drawn_folder(cfg))
-    first, seed, num_views = cfg.tiny_base.num_toys, cfg.tiny_base.seed, cfg.data.num_frames
-    numbers = range(first, first + cfg.tiny_base.num_drawn_toys)
+    numbers = range(cfg.tiny_base.num_toys, cfg.tiny_base.num_toys + cfg.tiny_base.num_drawn_toys)
     if not numbers:
         return
     remove_unfinished(folder)
-    write = partial(write_toy_orbit, folder, seed=seed, num_views=num_views, size_px=cfg.data.size_px)
+    kind = {"seed": cfg.tiny_base.seed, "num_views": cfg.data.num_frames, "size_px": cfg.data.size_px}
+    write = partial(write_toy_orbit, folder, **kind)
+    lines = []
     with Progress(len(numbers), "toys") as progress:
         try:
-            for _ in in_processes(write, numbers, cfg.tiny_base.num_processes):
+            for line in in_processes(write, numbers, cfg.tiny_base.num_processes):
+                lines.append(line)
                 progress.advance()
         except BrokenProcessPool:
             raise UserError("a process that draws toys died: the same command goes on from here") from None
-    lines = [
-        {
-            "id": toy_name(number),
-            "image_path": [f"{toy_name(number)}/{view:03d}.png" for view in range(num_views)],
-            "elevation": [toy_elevation_deg(seed, number)] * num_views,
-        }
-        for number in numbers
-    ]
     write_jsonl(folder / TRAINING, lines[TINY_BASE_HELD_OUT:])
     write_jsonl(folder / HELD_OUT, lines[:TINY_BASE_HELD_OUT])
 

@@ -151,17 +151,16 @@ def _compare(seen: _Views, look: Look) -> None:
     same = _same(views, [seen.sums[view] for view in order])
     if same:
         look.problems.append(("repeated", same))
-    all_outlines = outlines(views)
-    views = some_views(views)
-    if empty or same or len(views) < MIN_VIEWS:
+    judged = some_views(views)
+    if empty or same or len(judged) < MIN_VIEWS:
         return
-    apart = distances(views)
+    apart = distances(judged)
     if not in_order(apart):
         look.problems.append(("order", "its views do not follow each other around the object"))
         return
-    look.evidence = turn_evidence(views, apart)
-    look.outlines = all_outlines
-    look.ends_open = int(steps(apart).argmax()) == len(views) - 1
+    look.evidence = turn_evidence(judged, apart)
+    look.outlines = outlines(views)
+    look.ends_open = int(steps(apart).argmax()) == len(judged) - 1
 
 
 def _same(views: np.ndarray, sums: list[int]) -> str | None:

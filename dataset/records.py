@@ -24,7 +24,6 @@ from utils.urls import redacted
 MAX_LINE_BYTES = 1 << 24
 RULES = 2  # goes up when a line is checked for more than before
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
-TRAINED_ELEVATIONS_DEG = (-5, 30)  # of the paper's data
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,13 @@ def starts_further(one: np.ndarray, other: np.ndarray) -> float | None:
     shifts = range(num_views)
     apart = np.square(one[:, None] - other[None]).mean(axis=-1) ** 0.5
     by_shift = np.stack([steps(apart, shift) for shift in shifts])  # shift, view
-    if min(steps(apart[:, ::-1], shift).mean() for shift in shifts) < by_shift.mean(axis=1).min():
+    means = by_shift.mean(axis=1)
+    if min(steps(apart[:, ::-1], shift).mean() for shift in shifts) < means.min():
         return None
-    shift = int(by_shift.mean(axis=1).argmin())
+    shift = int(means.argmin())
     nearer = by_shift[0] - by_shift[shift]
     evidence = nearer.mean() / (nearer.std() / num_views**0.5 + 1e-9)
-    is_near = by_shift[shift].mean() < LIKE_ANOTHER_START * by_shift[0].mean()
-    if shift in (0, 1, num_views - 1) or evidence < STRONG or not is_near:
+    if shift in (0, 1, num_views - 1) or evidence < STRONG or means[shift] >= LIKE_ANOTHER_START * means[0]:
         return None
     turn = -shift * 360 / num_views % 360
     return turn - 360 if turn > 180 else turn

@@ -14,7 +14,7 @@ from PIL import Image
 from rendering.camera import azimuths_deg
 from rendering.solids import Light, Solid, fitted, render_solids, rotation
 from utils.files import new_folder, write_atomically
-from utils.schemas_render import ELEVATIONS_DEG
+from utils.schemas import TRAINED_ELEVATIONS_DEG
 
 KINDS = ("box", "ell", "cyl")
 TOY_ELEVATION, TOY_LIGHT = 1, 2  # what is drawn from a toy's seed, beside its shape
@@ -119,7 +119,7 @@ def write_toys(folder: Path, count: int, seed: int) -> None:
 
 def toy_elevation_deg(seed: int, number: int) -> float:
     """Draw the elevation that a toy is seen from, in degrees, to a thousandth."""
-    return round(float(np.random.default_rng([seed, number, TOY_ELEVATION]).uniform(*ELEVATIONS_DEG)), 3)
+    return round(float(np.random.default_rng([seed, number, TOY_ELEVATION]).uniform(*TRAINED_ELEVATIONS_DEG)), 3)
 
 
 def draw_light(random: np.random.Generator) -> Light:
@@ -144,11 +144,13 @@ def toy_name(number: int) -> str:
     return f"toy_{number:04d}"
 
 
-def write_toy_orbit(root: Path, number: int, seed: int, num_views: int, size_px: int) -> None:
-    """Write the toy's folder in `root`: 000.png and so on. One that is there stays."""
-    folder = root / toy_name(number)
-    if folder.exists():
-        return
-    with new_folder(folder) as unfinished:
-        for view, pixels in enumerate(toy_views(seed, number, num_views, size_px)):
-            Image.fromarray(pixels).save(unfinished / f"{view:03d}.png")
+def write_toy_orbit(root: Path, number: int, seed: int, num_views: int, size_px: int) -> dict:
+    """Write the toy's folder in `root`, if it is not there, and return its line of svd_meta.jsonl."""
+    name = toy_name(number)
+    names = [f"{view:03d}.png" for view in range(num_views)]
+    if not (root / name).exists():
+        with new_folder(root / name) as unfinished:
+            for path, pixels in zip(names, toy_views(seed, number, num_views, size_px)):
+                Image.fromarray(pixels).save(unfinished / path)
+    elevations_deg = [toy_elevation_deg(seed, number)] * num_views
+    return {"id": name, "image_path": [f"{name}/{path}" for path in names], "elevation": elevations_deg}

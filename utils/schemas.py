@@ -18,6 +18,7 @@ Size = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 MAX_STEPS = 9_999_999  # seven digits, as in the names of checkpoints
 # The views of an orbit are in memory together: so many pixels take 1.3 GiB as RGBA, in each process that loads them.
 MAX_ORBIT_PIXELS = 21 * 4096**2
+TRAINED_ELEVATIONS_DEG = (-5.0, 30.0)  # of the paper's data
 LOCAL_CACHE = "~/.cache/svd_mv"
 MAX_CHUNK = 1024  # views, or orbits, that are computed at a time: beyond any GPU's memory
 

@@ -5,9 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from utils.config import Section, key
-from utils.schemas import MAX_ORBIT_PIXELS, HeldOutPart, Seed
-
-ELEVATIONS_DEG = (-5.0, 30.0)  # of the paper's data
+from utils.schemas import MAX_ORBIT_PIXELS, TRAINED_ELEVATIONS_DEG, HeldOutPart, Seed
 
 
 class RenderSettings(Section):
@@ -24,9 +22,9 @@ class RenderSettings(Section):
     size_px: int = key(576, "side of the square views", "pixels", ge=16, le=4096)
     num_samples: int = key(16, "rays for a pixel; a renderer may round the number", "rays", ge=1, le=65536)
     elevation_min_deg: float = key(
-        ELEVATIONS_DEG[0], "lowest elevation; that of each object is drawn at random", "degrees", ge=-89, le=89
+        TRAINED_ELEVATIONS_DEG[0], "lowest elevation; that of each object is drawn at random", "degrees", ge=-89, le=89
     )
-    elevation_max_deg: float = key(ELEVATIONS_DEG[1], "highest elevation", "degrees", ge=-89, le=89)
+    elevation_max_deg: float = key(TRAINED_ELEVATIONS_DEG[1], "highest elevation", "degrees", ge=-89, le=89)
     up_axis: Literal["auto", "y", "z"] = key(
         "auto", "what points up in .obj .ply .stl; auto: y in .obj, z in .ply and .stl; in glTF it is y"
     )

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AT_ONCE_S = 0.2  # within which two signals are one: a closing terminal and launchers send them twice
 
 
@@ -58,7 +59,7 @@ class Interrupts(StopSignals):
     """
 
     def __init__(self):
-        super().__init__(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, on_second=lambda number: os._exit(128 + number))
+        super().__init__(*STOPPING, on_second=end_at_once)
 
     def __exit__(self, *_):
         if self.number is None:
@@ -69,6 +70,10 @@ class Interrupts(StopSignals):
         super()._on_signal(number, frame)
         if first:
             raise Interrupted(number)
+
+
+def end_at_once(number: int) -> None:
+    os._exit(128 + number)
 
 
 def leave_terminal() -> None:

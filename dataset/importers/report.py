@@ -10,11 +10,11 @@ import numpy as np
 from dataset.importers.output import ACCEPTED, FAILURES, REJECTED, ImportFolder
 from dataset.importers.source import Refusal, SourceItem
 from dataset.importers.work import ImportTask, read_object
-from dataset.records import TRAINED_ELEVATIONS_DEG, parse_record
+from dataset.records import parse_record
 from dataset.sources import view_sources
 from utils.errors import UserError
 from utils.images import read_header
-from utils.schemas import MAX_ORBIT_PIXELS, DataSettings
+from utils.schemas import MAX_ORBIT_PIXELS, TRAINED_ELEVATIONS_DEG, DataSettings
 from utils.sheets import NUM_VIEWS, label, sheet, spread, tiles
 
 
@@ -50,7 +50,7 @@ def summary(counts: Counts, out: Path) -> str:
     low, high = TRAINED_ELEVATIONS_DEG
     outside = sum(not low <= degrees <= high for degrees in counts.elevations_deg)
     span = f"elevations from {min(counts.elevations_deg):g} to {max(counts.elevations_deg):g} degrees"
-    lines.append(span + (f"; {outside} orbits are outside the {low} to {high} of the paper" if outside else ""))
+    lines.append(span + (f"; {outside} orbits are outside the {low:g} to {high:g} of the paper" if outside else ""))
     return "\n".join(lines)
 
 
