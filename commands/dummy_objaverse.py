@@ -12,7 +12,7 @@ from rendering.solid_objects import HELD_OUT, elevations_deg
 from rendering.solids import render_view
 from utils.errors import UserError
 from utils.schemas_render import DummyObjaverseConfig
-from utils.video import contact_sheet
+from utils.sheets import contact_sheet
 
 NUM_VIEWS = 21
 STRIP = {"rows": 6, "stride": 2}

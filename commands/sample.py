@@ -30,7 +30,8 @@ from utils.files import new_folder, remove_unfinished, write_file
 from utils.randomness import generator
 from utils.reading import Saved, read_json
 from utils.schemas import FramingSettings, SampleConfig, SampleSettings
-from utils.video import contact_sheet, to_uint8, write_mp4
+from utils.sheets import contact_sheet
+from utils.video import to_uint8, write_mp4
 
 BACKGROUND_MODEL = "isnet-general-use"  # Apache-2.0; rembg's own default is not free for every use
 ABOUT = "sample.json"  # says what a folder's views were sampled from, and which of its files are ours

@@ -13,7 +13,8 @@ from models.encoders import Encoders
 from models.sampling import start_orbit
 from utils.files import naming
 from utils.schemas import SamplingSettings
-from utils.video import contact_sheet, to_uint8, write_mp4
+from utils.sheets import contact_sheet
+from utils.video import to_uint8, write_mp4
 
 
 @dataclass(frozen=True)

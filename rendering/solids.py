@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rendering.camera import FOV_DEG, RADIUS
+from rendering.extent import centre_and_farthest
 from rendering.solid_objects import OBJECTS
 from utils.camera import camera_to_world
 
@@ -86,8 +87,8 @@ def _solid(kind: str, centre: tuple, half: tuple, colour: tuple, turn: tuple[str
 def fitted(solids: Sequence[Solid]) -> list[Solid]:
     """Bring the bounding box of all to the origin, and the farthest point to RADIUS."""
     points = np.concatenate([_surface_points(solid) for solid in solids])
-    centre = (points.min(axis=0) + points.max(axis=0)) / 2
-    scale = RADIUS / np.linalg.norm(points - centre, axis=1).max()
+    centre, farthest = centre_and_farthest(points)
+    scale = RADIUS / farthest
     return [replace(solid, centre=(solid.centre - centre) * scale, half=solid.half * scale) for solid in solids]
 
 

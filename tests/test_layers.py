@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers.launch import ROOT
+
 MAY_IMPORT = {  # beside itself
     "commands": {"training", "rendering", "evaluation", "dataset", "models", "utils"},
     "training": {"evaluation", "dataset", "models", "utils"},

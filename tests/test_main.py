@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import main
+from tests.helpers.launch import ROOT
 from utils.files import new_folder
 
-ROOT = Path(__file__).parent.parent
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

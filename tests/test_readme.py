@@ -2,14 +2,13 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 import main
+from tests.helpers.launch import ROOT
 from utils.config import dotted_keys, load_config
 
-ROOT = Path(__file__).parent.parent
 PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 FOLDERS = re.findall(r"^(\w+)/ ", PAGES[ROOT / "README.md"], flags=re.MULTILINE)  # those of its file tree
 SHELL_BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)

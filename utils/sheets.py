@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from utils.errors import one_line
 from utils.images import open_rgba
@@ -41,10 +41,23 @@ def label(*texts: str) -> str:
 
 def sheet(rows: dict[str, np.ndarray]) -> bytes | None:
     """Return {label: V TILE TILE 3} as a PNG, or None without a row."""
-    from utils.video import contact_sheet  # it imports torch, which nothing else here needs
-
     if not rows:
         return None
     data = io.BytesIO()
     contact_sheet(rows, LABEL_PX).save(data, "PNG")
     return data.getvalue()
+
+
+def contact_sheet(rows: dict[str, np.ndarray], label_width: int = 64) -> Image.Image:
+    """Draw all frames (F H W 3 for each label) as one picture, with a row for each label. Rows may differ in length."""
+    gap = 2
+    columns = max(len(frames) for frames in rows.values())
+    picture = Image.new("RGB", (label_width + columns * (TILE_PX + gap), len(rows) * (TILE_PX + gap)), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, (text, frames) in enumerate(rows.items()):
+        lines = text.count("\n") + 1
+        draw.text((6, row * (TILE_PX + gap) + TILE_PX // 2 - 6 * lines), text, fill="black", spacing=1)
+        for column, frame in enumerate(frames):
+            view = Image.fromarray(frame).resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC)
+            picture.paste(view, (label_width + column * (TILE_PX + gap), row * (TILE_PX + gap)))
+    return picture

@@ -1,4 +1,4 @@
-"""Views as an mp4 that browsers play, as a GIF, or as a contact sheet."""
+"""Views as an mp4 that browsers play, or as a GIF."""
 
 import io
 import subprocess
@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from utils.errors import UserError, cut
 
 FPS = 7
 CRF = 10  # the quality of x264, from 0 (best) to 51
-SHEET_TILE_PX = 96
 
 
 def to_uint8(views: Tensor) -> np.ndarray:
@@ -52,19 +51,3 @@ def gif_bytes(frames: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=1000 // FPS, loop=0)
     return buffer.getvalue()
-
-
-def contact_sheet(rows: dict[str, np.ndarray], label_width: int = 64) -> Image.Image:
-    """Draw all frames (F H W 3 for each label) as one picture, with a row for each label. Rows may differ in length."""
-    gap = 2
-    tile = SHEET_TILE_PX
-    columns = max(len(frames) for frames in rows.values())
-    sheet = Image.new("RGB", (label_width + columns * (tile + gap), len(rows) * (tile + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (label, frames) in enumerate(rows.items()):
-        lines = label.count("\n") + 1
-        draw.text((6, row * (tile + gap) + tile // 2 - 6 * lines), label, fill="black", spacing=1)
-        for column, frame in enumerate(frames):
-            view = Image.fromarray(frame).resize((tile, tile), Image.Resampling.BICUBIC)
-            sheet.paste(view, (label_width + column * (tile + gap), row * (tile + gap)))
-    return sheet

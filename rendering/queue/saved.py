@@ -4,12 +4,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from rendering.failure import KINDS
 from rendering.transforms import TRANSFORMS
 from utils.errors import UserError
-from utils.files import leaves_folder
 from utils.reading import InsidePath, Saved, read_json
 
 Side = Annotated[float, Field(ge=0)]
@@ -19,15 +18,8 @@ class OrbitLine(Saved):
     """What must be in a line of svd_meta.jsonl."""
 
     id: str
-    image_path: Annotated[list[str], Field(min_length=1)]
+    image_path: Annotated[list[InsidePath], Field(min_length=1)]
     elevation: Annotated[list[float], Field(min_length=1)]
-
-    @field_validator("image_path")
-    @classmethod
-    def _inside(cls, paths: list[str]) -> list[str]:
-        if any(not path or "\0" in path or leaves_folder(path) for path in paths):
-            raise ValueError("a path leaves the folder")
-        return paths
 
 
 class FailureLine(Saved):

@@ -20,6 +20,7 @@ from dataset.records import Records
 from dataset.views import CachedViews, OrbitViews, collate, draw_view, load_views
 from models.objective import denoising_loss
 from tests.helpers.hostile_state import ODD_TENSORS
+from tests.helpers.launch import ROOT
 from tests.helpers.runs import metrics
 from training.feeding import noises_input_view, open_cache
 from utils.config import load_config, to_json
@@ -29,7 +30,6 @@ from utils.schemas import CacheConfig
 OF_SVD = "model.base=tiny_svd"  # what the fixture `svd` has loaded
 CIRCLES = ("data.num_frames=7", "data.object_fill=0.8")  # three circles an orbit, each with a crop of its own
 TENSORS = ("latents", "image_embeds", "background")
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 

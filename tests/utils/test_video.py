@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from utils.errors import UserError
-from utils.video import contact_sheet, gif_bytes, read_mp4, to_uint8, write_mp4
+from utils.video import gif_bytes, read_mp4, to_uint8, write_mp4
 
 
 def gradient_frames(height=33, width=47):
@@ -39,13 +39,6 @@ def test_gif_holds_every_frame():
 def test_to_uint8_maps_the_ends_of_the_range():
     views = torch.tensor([-1.0, 0.0, 1.0, 2.0]).view(4, 1, 1, 1).expand(4, 3, 1, 1)
     assert to_uint8(views)[:, 0, 0, 0].tolist() == [0, 128, 255, 255]
-
-
-def test_sheet_shows_each_tile_in_its_row_and_column():
-    red, blue = (np.full((2, 8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
-    sheet = contact_sheet({"first": red[:1], "second": blue})
-    assert sheet.getpixel((100, 40)) == (255, 0, 0) and sheet.getpixel((200, 40)) == (255, 255, 255)
-    assert sheet.getpixel((100, 140)) == (0, 0, 255) and sheet.getpixel((200, 140)) == (0, 0, 255)
 
 
 def test_a_video_that_ffmpeg_cannot_write_is_one_error(tmp_path):
