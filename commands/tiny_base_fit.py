@@ -19,6 +19,7 @@ from evaluation.metrics import psnr
 from models.encoders import clip_pixels
 from models.tiny_vae import resting_blocks, start_from_patches
 from training.schedule import due
+from training.unpickling import read_pickle
 from utils.files import write_atomically
 from utils.randomness import generator
 
@@ -130,10 +131,10 @@ def _save(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer, step
 
 
 def _restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load what `_save` wrote, if there is something; return its step."""
+    """Load what `_save` wrote, if there is something; return its step. Raises UserError for a damaged file."""
     if not state.exists():
         return 0
-    saved = torch.load(state, weights_only=True)
+    saved = read_pickle(state)
     module.load_state_dict(saved["module"])
     optimizer.load_state_dict(saved["optimizer"])
     return saved["step"]

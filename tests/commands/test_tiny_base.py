@@ -12,9 +12,11 @@ from commands import tiny_base, tiny_base_fit
 from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
 from commands.tiny_base_fit import contrastive_loss
 from dataset.records import Records
+from models.tiny import tiny_clip
 from models.tiny_vae import tiny_vae
 from rendering.toys import draw_toy, to_glb
 from utils.config import load_config
+from utils.errors import UserError
 from utils.schemas import TinyBaseConfig
 
 
@@ -111,6 +113,15 @@ def test_a_fit_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert whole.config.scaling_factor == resumed.config.scaling_factor != 1
     for ours, theirs in zip(resumed.state_dict().values(), whole.state_dict().values()):
         assert torch.equal(ours, theirs)
+
+
+def test_a_damaged_state_of_a_fit_is_named(tmp_path):
+    state = tmp_path / "image_encoder.pt"
+    views = [torch.zeros(2, 3, 64, 64, dtype=torch.uint8)] * 2
+    tiny_base_fit.fit_image_encoder(tiny_clip(), views, 1, 0, state)
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"^image_encoder\.pt: cannot be read"):
+        tiny_base_fit.fit_image_encoder(tiny_clip(), views, 2, 0, state)
 
 
 @pytest.mark.parametrize(("step", "finished"), [(3, False), (4, True)])

@@ -1,4 +1,4 @@
-"""Videos and sheets hold the frames that they were given."""
+"""Videos hold the frames that they were given."""
 
 import io
 import subprocess
