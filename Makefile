@@ -14,13 +14,14 @@ endef
 export MISSING
 
 .PHONY: setup train test test-slow test-gpu bench lint format
+# pip would compile all 20,000 modules, a minute and a half of a slow core; Python compiles those that are imported.
 setup:
 	@if [ ! -x $(RUN) ]; then \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 			echo "error: SVD-MV needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name one, as in make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }; \
 		$(PYTHON) -m venv $(VENV); \
 	fi
-	@missing="$$($(RUN) -c "$$MISSING")"; if [ -n "$$missing" ]; then echo "installing $$missing"; $(RUN) -m pip install --quiet $$missing; fi
+	@missing="$$($(RUN) -c "$$MISSING")"; if [ -n "$$missing" ]; then echo "installing $$missing"; $(RUN) -m pip install --quiet --no-compile $$missing; fi
 
 # The views are encoded once, before the training: half of each step.
 train: setup
