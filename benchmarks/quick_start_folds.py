@@ -23,9 +23,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for first in range(0, len(lines), HELD_OUT):
             held_out = lines[first : first + HELD_OUT]
-            folds.append(
-                fine_tune(Path(folder, str(first)), held_out, [line for line in lines if line not in held_out])
-            )
+            training = [line for line in lines if line not in held_out]
+            folds.append(fine_tune(Path(folder, str(first)), held_out, training))
             show(", ".join(json.loads(line)["id"] for line in held_out), folds[-1:])
     show(f"all {len(lines)}", folds)
 
