@@ -1,3 +1,5 @@
+"""Sheets show the frames that they were given."""
+
 import numpy as np
 
 from utils.sheets import contact_sheet
