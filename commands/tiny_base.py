@@ -12,9 +12,9 @@ from string import Template
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from commands.cache import cache
@@ -32,7 +32,7 @@ from rendering.toys import write_toy_orbit, write_toys
 from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
-from utils.files import new_folder, remove_unfinished, write_atomically
+from utils.files import new_folder, remove_unfinished, user_path, write_atomically
 from utils.processes import in_processes
 from utils.progress import Progress
 from utils.reading import read_json
@@ -44,6 +44,8 @@ HELD_OUT = "svd_meta_held_out.jsonl"
 CLIPS_PER_ORBIT = 4
 NAMES = "held_out.txt"  # beside the model: the objects that it was not trained on
 CARD = Path(__file__).with_name("tiny_base_card.md")
+MADE_ANEW = "The VAE came first, then the image encoder, then the UNet"
+MADE_FROM_ANOTHER = "The encoders are those of an earlier base, and its UNet was trained on"
 
 
 def tiny_base(cfg: TinyBaseConfig) -> int:
@@ -136,29 +138,48 @@ def gather(cfg: TinyBaseConfig, work: Path) -> None:
 
 
 def start(cfg: TinyBaseConfig, work: Path) -> None:
-    """Write `model.base`: the VAE and the image encoder, which are trained here, and a UNet with random weights."""
+    """Write `model.base`: encoders that are trained here and a UNet with random weights, or the parts of `tiny_base.start`."""
     folder = Path(cfg.model.base)
     if folder.exists():
         return
     objects = load_objects(cfg, work / TRAINING)
     held_out = load_objects(cfg, work / HELD_OUT)
+    if cfg.tiny_base.start is None:
+        pipeline = new_pipeline(cfg, work, objects)
+    else:
+        pipeline = load_pipeline(user_path(cfg.tiny_base.start))
+    views = [orbits.flatten(0, 1) for orbits in held_out]
+    found = {
+        "vae_psnr": reconstruction_psnr(pipeline.vae, torch.cat(held_out)),
+        "retrieval": retrieval(pipeline.image_encoder, views, cfg.tiny_base.seed),
+        "num_objects": len(objects),
+        "num_orbits": sum(len(orbits) for orbits in objects),
+    }
+    print(f"held-out: VAE {found['vae_psnr']:.2f} dB, image encoder finds the same object in {found['retrieval']:.0%}")
+    with new_folder(folder) as unfinished:
+        pipeline.save_pretrained(unfinished)
+        (unfinished / "measured.json").write_text(json.dumps(found) + "\n")
+
+
+def new_pipeline(cfg: TinyBaseConfig, work: Path, objects: list[Tensor]) -> StableVideoDiffusionPipeline:
+    """Return a VAE and an image encoder that were trained on the orbits of `objects`, and a UNet with random weights."""
     torch.manual_seed(cfg.tiny_base.seed)
     vae = tiny_vae()
     fit_vae(vae, torch.cat(objects), cfg.tiny_base.vae_steps, cfg.tiny_base.seed, work / "vae.pt")
     clip = tiny_clip()
     views = [orbits.flatten(0, 1) for orbits in objects]
     fit_image_encoder(clip, views, cfg.tiny_base.image_encoder_steps, cfg.tiny_base.seed, work / "image_encoder.pt")
-    found = {
-        "vae_psnr": reconstruction_psnr(vae, torch.cat(held_out)),
-        "retrieval": retrieval(clip, [orbits.flatten(0, 1) for orbits in held_out], cfg.tiny_base.seed),
-        "num_objects": len(objects),
-        "num_orbits": sum(len(orbits) for orbits in objects),
-    }
-    print(f"held-out: VAE {found['vae_psnr']:.2f} dB, image encoder finds the same object in {found['retrieval']:.0%}")
-    pipeline = tiny_pipeline(vae, clip, tiny_unet())
-    with new_folder(folder) as unfinished:
-        pipeline.save_pretrained(unfinished)
-        (unfinished / "measured.json").write_text(json.dumps(found) + "\n")
+    return tiny_pipeline(vae, clip, tiny_unet())
+
+
+def load_pipeline(base: Path, checkpoint: Path | None = None) -> StableVideoDiffusionPipeline:
+    """Return the parts of `base`, with its own UNet or with the averaged one of `checkpoint`."""
+    unet = (base, "unet") if checkpoint is None else (checkpoint, "unet_ema")
+    return tiny_pipeline(
+        load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
+        load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
+        load_part(UNetSpatioTemporalConditionModel, *unet, None),
+    )
 
 
 def load_objects(cfg: TinyBaseConfig, meta: Path) -> list[Tensor]:
@@ -250,18 +271,24 @@ def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records
     ]
 
 
+def round_trained(unet: nn.Module, before: nn.Module) -> None:
+    """Round the weights that differ from those `before` to 4 bits of mantissa. Git packs them into half of the bytes then."""
+    for weight, old in zip(unet.parameters(), before.parameters(), strict=True):
+        if not torch.equal(weight, old):
+            mantissa, exponent = torch.frexp(weight.data)
+            weight.data = torch.ldexp((mantissa * 2**5).round() / 2**5, exponent)
+
+
 def finish(cfg: TinyBaseConfig, work: Path, checkpoint: Path) -> None:
     """Write `tiny_base.out`: the base with the averaged UNet of `checkpoint`, and its card."""
     base = Path(cfg.model.base)
-    pipeline = tiny_pipeline(
-        load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
-        load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
-        load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None),
-    )
+    pipeline = load_pipeline(base, checkpoint)
+    round_trained(pipeline.unet, load_part(UNetSpatioTemporalConditionModel, base, "unet", None))
     numbers = json.loads((base / "measured.json").read_text())
     meta = read_meta(checkpoint)
     held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})
     card = Template(CARD.read_text(encoding="utf-8")).substitute(
+        made=MADE_ANEW if cfg.tiny_base.start is None else MADE_FROM_ANOTHER,
         steps=meta["step"],
         samples=f"{meta['samples']:,}",
         num_objects=numbers["num_objects"],

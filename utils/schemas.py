@@ -363,6 +363,9 @@ class TinyBaseSettings(Section):
     work: str = key(..., "where toys, lists and what is half done lie", "folder")
     out: str = key(..., "where the model is written", "folder")
     seed: Seed = key(0, "seed of toys, clips and random weights")
+    start: str | None = key(
+        None, "a finished base, whose UNet is trained on: its encoders stay as they are; null: all begin anew", "folder"
+    )
 
     @model_validator(mode="after")
     def _some_drawn_toys_to_train_on(self):

@@ -1,17 +1,21 @@
 """What the tiny base is trained on, and how its two encoders are trained. The whole pretraining takes hours."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import UNetSpatioTemporalConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from commands import tiny_base, tiny_base_fit
 from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
 from commands.tiny_base_fit import contrastive_loss
 from dataset.records import Records
+from models.svd import load_part
 from models.tiny import tiny_clip
 from models.tiny_vae import tiny_vae
 from rendering.toys import draw_toy, to_glb
@@ -122,6 +126,33 @@ def test_a_damaged_state_of_a_fit_is_named(tmp_path):
     state.write_bytes(state.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"^image_encoder\.pt: cannot be read"):
         tiny_base_fit.fit_image_encoder(tiny_clip(), views, 2, 0, state)
+
+
+def test_a_base_that_goes_on_from_another_has_its_parts_and_rounds_only_what_changed(tmp_path, monkeypatch):
+    for name in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"):
+        lines = [json.loads(line) for line in Path(name).read_text().splitlines()[:2]]
+        named = (json.dumps(line | {"id": f"drawn_0/{line['id']}"}) + "\n" for line in lines)
+        (tmp_path / name).write_text("".join(named))
+    base, out, checkpoint = (tmp_path / name for name in ("start", "out", "step"))
+    words = ("data.root=dummy_objaverse", f"model.base={base}", "tiny_base.start=tiny_svd", f"tiny_base.out={out}")
+    cfg = load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words])
+    tiny_base.start(cfg, tmp_path)
+    measured = json.loads((base / "measured.json").read_text())
+    assert 25 < measured["vae_psnr"] < 35 and measured["num_objects"] == 2
+    trained = load_part(UNetSpatioTemporalConditionModel, base, "unet", None)
+    with torch.no_grad():
+        trained.conv_out.bias[:] = torch.tensor([1.03, 1.05, -3.1, 0.0] * 4)
+    trained.save_pretrained(checkpoint / "unet_ema")
+    monkeypatch.setattr(tiny_base, "read_meta", lambda checkpoint: {"step": 4, "samples": 1234})
+    tiny_base.finish(cfg, tmp_path, checkpoint)
+    for part in ("unet", "vae", "image_encoder"):
+        before, after = (load_file(next((folder / part).glob("*.safetensors"))) for folder in (Path("tiny_svd"), out))
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert before.keys() == after.keys() and changed == ({"conv_out.bias"} if part == "unet" else set())
+    rounded = load_file(out / "unet/diffusion_pytorch_model.safetensors")["conv_out.bias"]
+    assert rounded.tolist() == [1.0, 1.0625, -3.125, 0.0] * 4
+    assert "its UNet was trained on: 4 steps, 1,234 clips" in (out / "README.md").read_text()
+    assert (out / "held_out.txt").read_text() == "boat\ntable\n"
 
 
 @pytest.mark.parametrize(("step", "finished"), [(3, False), (4, True)])
