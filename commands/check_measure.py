@@ -124,7 +124,7 @@ def one_step(
                 state.optimizer.step()
                 state.optimizer.zero_grad()
     with laps.lap("average"):
-        state.ema.update(ema_decay_at(step, cfg.train.ema_decay))
+        state.ema.update(ema_decay_at(step, cfg.train.ema_decay, cfg.train.ema_warmup))
 
 
 def device_name(device: torch.device) -> str:

@@ -112,7 +112,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
                         check.require_finite(grad_norm)
                     state.optimizer.step()
                     state.optimizer.zero_grad()
-            state.ema.update(ema_decay_at(step - 1, cfg.train.ema_decay))
+            state.ema.update(ema_decay_at(step - 1, cfg.train.ema_decay, cfg.train.ema_warmup))
             meter.end_step(grad_norm, time.perf_counter() - started, waited)
             bar.update()
 

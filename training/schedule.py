@@ -22,9 +22,9 @@ def lr_at(step: int, optim: OptimSettings, max_steps: int) -> float:
     return optim.learning_rate * factor
 
 
-def ema_decay_at(step: int, decay: float) -> float:
-    """Return the average's decay in the update after `step` earlier ones: min(decay, (1 + step) / (10 + step)).
+def ema_decay_at(step: int, decay: float, warmup: bool) -> float:
+    """Return the average's decay in the update after `step` earlier ones: min(decay, (1 + step) / (10 + step)) with `warmup`.
 
-    Without this warm-up, at a decay of 0.9999, the average is still nine tenths the base model after 1,000 steps.
+    Without it, at a decay of 0.9999, the average is still nine tenths the base model after 1,000 steps.
     """
-    return min(decay, (1 + step) / (10 + step))
+    return min(decay, (1 + step) / (10 + step)) if warmup else decay

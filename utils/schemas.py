@@ -150,6 +150,9 @@ class TrainSettings(Section):
         ge=0,
         lt=1,
     )
+    ema_warmup: bool = key(
+        True, "let the decay rise as above; false: all updates have ema_decay, so a short run stays near its base"
+    )
     ema_device: Literal["same", "cpu"] = key(
         "same", "where the EMA is kept: same: beside the weights; cpu: in the CPU's memory, for some time a step"
     )

@@ -46,7 +46,7 @@ def test_an_average_on_the_host_is_bitwise_the_same(monkeypatch):
             for master in masters:
                 master += 0.01 * torch.randn(master.shape, generator=random)
         for ema in (beside, on_host):
-            ema.update(ema_decay_at(step, 0.999))
+            ema.update(ema_decay_at(step, 0.999, warmup=True))
     saved = on_host.saved()
     for number, part in beside.saved().items():
         assert torch.equal(saved[number], part) and saved[number].device.type == "cpu"

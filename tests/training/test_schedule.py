@@ -31,6 +31,10 @@ def test_a_warmup_longer_than_the_run_never_reaches_the_peak():
 
 
 def test_ema_warms_up_and_then_holds_its_decay():
-    assert ema_decay_at(0, 0.9999) == 0.1
-    assert ema_decay_at(990, 0.9999) == pytest.approx(0.991)
-    assert ema_decay_at(10**6, 0.9999) == 0.9999
+    assert ema_decay_at(0, 0.9999, warmup=True) == 0.1
+    assert ema_decay_at(990, 0.9999, warmup=True) == pytest.approx(0.991)
+    assert ema_decay_at(10**6, 0.9999, warmup=True) == 0.9999
+
+
+def test_without_a_warmup_the_first_update_has_the_ema_decay_too():
+    assert ema_decay_at(0, 0.995, warmup=False) == 0.995
