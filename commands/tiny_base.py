@@ -271,19 +271,31 @@ def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records
     ]
 
 
+def keep_ids(unet: UNetSpatioTemporalConditionModel, before: UNetSpatioTemporalConditionModel) -> None:
+    """Give `unet` the embedding of the added time ids that it had `before`.
+
+    A base is told the same ids in every step. Where they were trained on for long, the fine-tuned model no longer learned
+    a new id, the elevation: it had taken it into account within 40 steps before.
+    """
+    unet.add_embedding.load_state_dict(before.add_embedding.state_dict())
+
+
 def round_trained(unet: nn.Module, before: nn.Module) -> None:
-    """Round the weights that differ from those `before` to 4 bits of mantissa. Git packs them into half of the bytes then."""
+    """Round the weights that differ from those `before` to 3 bits of mantissa. Git packs them into half of the bytes then."""
     for weight, old in zip(unet.parameters(), before.parameters(), strict=True):
         if not torch.equal(weight, old):
             mantissa, exponent = torch.frexp(weight.data)
-            weight.data = torch.ldexp((mantissa * 2**5).round() / 2**5, exponent)
+            weight.data = torch.ldexp((mantissa * 2**4).round() / 2**4, exponent)
 
 
 def finish(cfg: TinyBaseConfig, work: Path, checkpoint: Path) -> None:
     """Write `tiny_base.out`: the base with the averaged UNet of `checkpoint`, and its card."""
     base = Path(cfg.model.base)
     pipeline = load_pipeline(base, checkpoint)
-    round_trained(pipeline.unet, load_part(UNetSpatioTemporalConditionModel, base, "unet", None))
+    before = load_part(UNetSpatioTemporalConditionModel, base, "unet", None)
+    if cfg.tiny_base.start is not None:
+        keep_ids(pipeline.unet, before)
+    round_trained(pipeline.unet, before)
     numbers = json.loads((base / "measured.json").read_text())
     meta = read_meta(checkpoint)
     held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})

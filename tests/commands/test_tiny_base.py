@@ -128,7 +128,7 @@ def test_a_damaged_state_of_a_fit_is_named(tmp_path):
         tiny_base_fit.fit_image_encoder(tiny_clip(), views, 2, 0, state)
 
 
-def test_a_base_that_goes_on_from_another_has_its_parts_and_rounds_only_what_changed(tmp_path, monkeypatch):
+def test_a_base_that_goes_on_from_another_has_its_parts_and_ids_and_rounds_only_what_changed(tmp_path, monkeypatch):
     for name in ("svd_meta.jsonl", "svd_meta_held_out.jsonl"):
         lines = [json.loads(line) for line in Path(name).read_text().splitlines()[:2]]
         named = (json.dumps(line | {"id": f"drawn_0/{line['id']}"}) + "\n" for line in lines)
@@ -141,7 +141,8 @@ def test_a_base_that_goes_on_from_another_has_its_parts_and_rounds_only_what_cha
     assert 25 < measured["vae_psnr"] < 35 and measured["num_objects"] == 2
     trained = load_part(UNetSpatioTemporalConditionModel, base, "unet", None)
     with torch.no_grad():
-        trained.conv_out.bias[:] = torch.tensor([1.03, 1.05, -3.1, 0.0] * 4)
+        trained.add_embedding.linear_1.weight += 1
+        trained.conv_out.bias[:] = torch.tensor([1.05, 1.07, -3.13, 0.0] * 4)
     trained.save_pretrained(checkpoint / "unet_ema")
     monkeypatch.setattr(tiny_base, "read_meta", lambda checkpoint: {"step": 4, "samples": 1234})
     tiny_base.finish(cfg, tmp_path, checkpoint)
@@ -150,7 +151,7 @@ def test_a_base_that_goes_on_from_another_has_its_parts_and_rounds_only_what_cha
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert before.keys() == after.keys() and changed == ({"conv_out.bias"} if part == "unet" else set())
     rounded = load_file(out / "unet/diffusion_pytorch_model.safetensors")["conv_out.bias"]
-    assert rounded.tolist() == [1.0, 1.0625, -3.125, 0.0] * 4
+    assert rounded.tolist() == [1.0, 1.125, -3.25, 0.0] * 4
     assert "its UNet was trained on: 4 steps, 1,234 clips" in (out / "README.md").read_text()
     assert (out / "held_out.txt").read_text() == "boat\ntable\n"
 
