@@ -1,7 +1,7 @@
 """What does the quick start learn of orbits that it did not see? `python benchmarks/quick_start_folds.py [key=value ...]`.
 
-Five fine-tunings as `make train` does one, each with other four of the 20 dummies held out: half an hour. Four held-out
-orbits say little, since what repeating their input view reaches differs by 5 dB. Further words are keys of the config.
+Five fine-tunings as `make train` does one, each with other four of the 20 dummies held out: a quarter of an hour. Four
+held-out orbits say little, since what repeating their input view reaches differs by 5 dB. Further words are keys of the config.
 """
 
 import json

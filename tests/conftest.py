@@ -82,7 +82,7 @@ def trained_run(tmp_path_factory):
     from commands.train import train
 
     fast = ("data.size_px=32", "data.num_workers=0", "validation.every_steps=0", "run.tracker=none")
-    words = (f"run.dir={tmp_path_factory.mktemp('runs')}", "train.max_steps=1", "train.ema_decay=0.9", *fast)
+    words = (f"run.dir={tmp_path_factory.mktemp('runs')}", "train.max_steps=1", "train.ema_warmup=true", *fast)
     words += ("optim.learning_rate=1e-3", "optim.warmup_steps=0")  # so that the elevation is seen to matter
     with contextlib.chdir(ROOT):
         cfg = load_config(TrainConfig, ["train_config/tiny_cpu.yaml", *words])

@@ -153,7 +153,8 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
     ).split()
     assert words[-2:] == ["train", "train_config/train_local_svd_mv.yaml"]
     small = ("optim.learning_rate=1e-6", "optim.weight_decay=0", "optim.warmup_steps=0", "validation.every_steps=0")
-    answer = forked_launch(*words[3:-1], TINY, *fast, *small, "run.name=gpu_line", "train.max_steps=2")
+    small += ("train.ema_warmup=true", "train.max_steps=2")
+    answer = forked_launch(*words[3:-1], TINY, *fast, *small, "run.name=gpu_line")
     assert answer.returncode == 0, answer.stdout[-3000:]
     run = tmp_path / "gpu_line"
     assert [line["step"] for line in metrics(run)] == [1, 2]
