@@ -274,8 +274,8 @@ def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records
 def keep_ids(unet: UNetSpatioTemporalConditionModel, before: UNetSpatioTemporalConditionModel) -> None:
     """Give `unet` the embedding of the added time ids that it had `before`.
 
-    A base is told the same ids in every step. Where they were trained on for long, the fine-tuned model no longer learned
-    a new id, the elevation: it had taken it into account within 40 steps before.
+    A base is told the same ids in every step. After 6,500 more of them, models that were fine-tuned from it no longer
+    learned a new id, the elevation, in the 40 steps that had been enough before.
     """
     unet.add_embedding.load_state_dict(before.add_embedding.state_dict())
 
