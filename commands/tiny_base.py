@@ -142,10 +142,10 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
     folder = Path(cfg.model.base)
     if folder.exists():
         return
-    objects = load_objects(cfg, work / TRAINING)
-    held_out = load_objects(cfg, work / HELD_OUT)
+    objects = objects_of(cfg, work / TRAINING)
+    held_out = load_objects(cfg, objects_of(cfg, work / HELD_OUT))
     if cfg.tiny_base.start is None:
-        pipeline = new_pipeline(cfg, work, objects)
+        pipeline = new_pipeline(cfg, work, load_objects(cfg, objects))
     else:
         pipeline = load_pipeline(user_path(cfg.tiny_base.start))
     views = [orbits.flatten(0, 1) for orbits in held_out]
@@ -172,23 +172,26 @@ def new_pipeline(cfg: TinyBaseConfig, work: Path, objects: list[Tensor]) -> Stab
     return tiny_pipeline(vae, clip, tiny_unet())
 
 
-def load_pipeline(base: Path, checkpoint: Path | None = None) -> StableVideoDiffusionPipeline:
-    """Return the parts of `base`, with its own UNet or with the averaged one of `checkpoint`."""
-    unet = (base, "unet") if checkpoint is None else (checkpoint, "unet_ema")
+def load_pipeline(base: Path) -> StableVideoDiffusionPipeline:
     return tiny_pipeline(
         load_part(AutoencoderKLTemporalDecoder, base, "vae", None),
         load_part(CLIPVisionModelWithProjection, base, "image_encoder", None),
-        load_part(UNetSpatioTemporalConditionModel, *unet, None),
+        load_part(UNetSpatioTemporalConditionModel, base, "unet", None),
     )
 
 
-def load_objects(cfg: TinyBaseConfig, meta: Path) -> list[Tensor]:
-    """Return the orbits of each object, N F 3 H W in 8 bits."""
+def objects_of(cfg: TinyBaseConfig, meta: Path) -> list[list[OrbitRecord]]:
+    """Return the orbits of each object."""
     objects = defaultdict(list)
     for record in Records(str(meta), cfg.data.num_frames):
         source, _, name = record.id.partition("/")
-        objects[source.partition("_")[0], name].append(load_views(record, cfg.data, 0, WHITE)[0])
-    return [torch.stack(orbits) for orbits in objects.values()]
+        objects[source.partition("_")[0], name].append(record)
+    return list(objects.values())
+
+
+def load_objects(cfg: TinyBaseConfig, objects: list[list[OrbitRecord]]) -> list[Tensor]:
+    """Return the views of each object, N F 3 H W in 8 bits."""
+    return [torch.stack([load_views(record, cfg.data, 0, WHITE)[0] for record in orbits]) for orbits in objects]
 
 
 def turntable(kind: int, num_frames: int, random: np.random.Generator) -> np.ndarray:
@@ -291,8 +294,9 @@ def round_trained(unet: nn.Module, before: nn.Module) -> None:
 def finish(cfg: TinyBaseConfig, work: Path, checkpoint: Path) -> None:
     """Write `tiny_base.out`: the base with the averaged UNet of `checkpoint`, and its card."""
     base = Path(cfg.model.base)
-    pipeline = load_pipeline(base, checkpoint)
-    before = load_part(UNetSpatioTemporalConditionModel, base, "unet", None)
+    pipeline = load_pipeline(base)
+    before = pipeline.unet
+    pipeline.unet = load_part(UNetSpatioTemporalConditionModel, checkpoint, "unet_ema", None)
     if cfg.tiny_base.start is not None:
         keep_ids(pipeline.unet, before)
     round_trained(pipeline.unet, before)
