@@ -10,18 +10,15 @@ from functools import partial
 from pathlib import Path
 from string import Template
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
-from commands.cache import cache
 from commands.render import render
+from commands.tiny_base_clips import encode_clips, write_clips, write_jsonl
 from commands.tiny_base_fit import fit_image_encoder, fit_vae, reconstruction_psnr, retrieval
 from commands.train import train
-from dataset.latents import INDEX, CacheIndex, EncodedOrbit, record_digest, shard_path, write_shard
 from dataset.records import OrbitRecord, Records
 from dataset.views import WHITE, load_views
 from models.svd import load_part
@@ -32,16 +29,14 @@ from rendering.toys import write_toy_orbit, write_toys
 from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
-from utils.files import new_folder, remove_unfinished, user_path, write_atomically
+from utils.files import new_folder, remove_unfinished, user_path
 from utils.processes import in_processes
 from utils.progress import Progress
-from utils.reading import read_json
-from utils.schemas import TINY_BASE_HELD_OUT, CacheConfig, CacheSettings, TinyBaseConfig
+from utils.schemas import TINY_BASE_HELD_OUT, TinyBaseConfig
 from utils.schemas_render import RenderConfig, RenderSettings
 
 TRAINING = "svd_meta.jsonl"
 HELD_OUT = "svd_meta_held_out.jsonl"
-CLIPS_PER_ORBIT = 4
 NAMES = "held_out.txt"  # beside the model: the objects that it was not trained on
 CARD = Path(__file__).with_name("tiny_base_card.md")
 MADE_ANEW = "The VAE came first, then the image encoder, then the UNet"
@@ -57,6 +52,8 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     out = Path(cfg.tiny_base.out)
     if out.exists() and not (out / NAMES).is_file():
         raise UserError(f"{out} is there, and tiny_base did not write it: choose another tiny_base.out")
+    if cfg.tiny_base.start is not None:
+        load_pipeline(user_path(cfg.tiny_base.start))  # what is wrong with it is said before hours of rendering
     write_toys(work / "toys", cfg.tiny_base.num_toys, cfg.tiny_base.seed)
     for light in range(cfg.tiny_base.num_lights):
         for source, assets in (("assets", Path(cfg.tiny_base.assets)), ("toys", work / "toys")):
@@ -68,7 +65,7 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     training, held_out = (Records(str(work / name), cfg.data.num_frames) for name in (TRAINING, HELD_OUT))
     write_clips(training, Path(cfg.data.meta), cfg.tiny_base.seed)
     write_clips(held_out, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
-    encode_clips(cfg, work)
+    encode_clips(cfg, work / TRAINING)
     train(cfg)
     saved = checkpoints(run_folder(cfg.run))
     if saved and read_meta(saved[-1])["step"] >= cfg.train.max_steps:
@@ -192,86 +189,6 @@ def objects_of(cfg: TinyBaseConfig, meta: Path) -> list[list[OrbitRecord]]:
 def load_objects(cfg: TinyBaseConfig, objects: list[list[OrbitRecord]]) -> list[Tensor]:
     """Return the views of each object, N F 3 H W in 8 bits."""
     return [torch.stack([load_views(record, cfg.data, 0, WHITE)[0] for record in orbits]) for orbits in objects]
-
-
-def turntable(kind: int, num_frames: int, random: np.random.Generator) -> np.ndarray:
-    """Return which view each frame shows: one turn or two in either direction, or a swing there and back.
-
-    All of them end where they begin, so that any frame may be the first.
-    """
-    frames = np.arange(num_frames)
-    if kind == 0:
-        return frames
-    if kind == 1:
-        return -frames % num_frames
-    if kind == 2:
-        return frames * random.choice([-2, 2]) % num_frames
-    swing = random.choice([-1, 1]) * random.uniform(0.05, 0.5) * num_frames
-    return np.round(swing * np.sin(2 * np.pi * frames / num_frames)).astype(int) % num_frames
-
-
-def clips_of(record: OrbitRecord, seed: int, number: int, only_turns: bool = False) -> list[np.ndarray]:
-    random = np.random.default_rng([seed, number])
-    kinds = (0,) if only_turns else range(CLIPS_PER_ORBIT)
-    return [turntable(kind, len(record.image_paths), random) for kind in kinds]
-
-
-def write_clips(orbits: Records, out: Path, seed: int, only_turns: bool = False) -> None:
-    """Write a record for each clip of each orbit: the same images in another order."""
-    lines = []
-    for number, record in enumerate(orbits):
-        for turn, places in enumerate(clips_of(record, seed, number, only_turns)):
-            paths = [record.image_paths[place] for place in places]
-            lines.append({"id": f"{record.id}/clip_{turn}", "image_path": paths, "elevation": record.elevations_deg})
-    write_jsonl(out, lines)
-
-
-def write_jsonl(path: Path, lines: list[dict]) -> None:
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def encode_clips(cfg: TinyBaseConfig, work: Path) -> None:
-    """Write `data.cache`. Every view is encoded once, and stands in the clips as often as they show it."""
-    views = work / "latents"
-    of_orbits = cfg.data.model_copy(update={"meta": str(work / TRAINING), "cache": None})
-    settings = {name: getattr(cfg, name) for name in type(cfg).model_fields if name not in ("data", "tiny_base")}
-    cache(CacheConfig(data=of_orbits, cache=CacheSettings(out=str(views)), **settings))
-    clips = Path(cfg.data.cache)
-    if clips.exists():
-        return
-    orbits = Records(str(work / TRAINING), cfg.data.num_frames)
-    records = Records(cfg.data.meta, cfg.data.num_frames)
-    index = read_json(views / INDEX, CacheIndex)
-    with new_folder(clips) as unfinished:
-        for shard in range(index.num_shards):
-            numbers = index.records_of(shard)
-            with safe_open(shard_path(views, shard), "pt") as file:
-                encoded = [
-                    clip
-                    for place, number in enumerate(numbers)
-                    for clip in encoded_clips(file, place, number, orbits, records, cfg.tiny_base.seed)
-                ]
-            write_shard(shard_path(unfinished, shard), encoded)
-        changed = {"num_records": len(records), "orbits_per_shard": CLIPS_PER_ORBIT * index.orbits_per_shard}
-        text = json.dumps(index.model_copy(update=changed).model_dump())
-        (unfinished / INDEX).write_text(text + "\n")
-
-
-def encoded_clips(file, place: int, number: int, orbits: Records, clips: Records, seed: int) -> list[EncodedOrbit]:
-    """Return the clips of orbit `number`, which is at `place` in its open shard."""
-    latents, image_embeds, backgrounds, boxes = (
-        file.get_tensor(f"{place}/{name}") for name in ("latents", "image_embeds", "backgrounds", "boxes")
-    )
-    return [
-        EncodedOrbit(
-            latents=latents[:, :, places],
-            image_embeds=image_embeds[:, :, places],
-            backgrounds=backgrounds.clone(),
-            boxes=boxes.clone(),
-            record=record_digest(clips[number * CLIPS_PER_ORBIT + turn]),
-        )
-        for turn, places in enumerate(clips_of(orbits[number], seed, number))
-    ]
 
 
 def keep_ids(unet: UNetSpatioTemporalConditionModel, before: UNetSpatioTemporalConditionModel) -> None:

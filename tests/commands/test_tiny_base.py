@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from commands import tiny_base, tiny_base_fit
-from commands.tiny_base import CLIPS_PER_ORBIT, turntable, write_clips
+from commands.tiny_base_clips import CLIPS_PER_ORBIT, turntable, write_clips
 from commands.tiny_base_fit import contrastive_loss
 from dataset.records import Records
 from models.svd import load_part
@@ -154,6 +154,13 @@ def test_a_base_that_goes_on_from_another_has_its_parts_and_ids_and_rounds_only_
     assert rounded.tolist() == [1.0, 1.125, -3.25, 0.0] * 4
     assert "its UNet was trained on: 4 steps, 1,234 clips" in (out / "README.md").read_text()
     assert (out / "held_out.txt").read_text() == "boat\ntable\n"
+
+
+def test_a_base_to_start_from_that_is_none_is_an_error_before_anything_is_made(tmp_path):
+    words = (f"tiny_base.work={tmp_path / 'work'}", f"tiny_base.out={tmp_path / 'out'}", "tiny_base.start=docs")
+    with pytest.raises(UserError, match=r"^docs/vae: "):
+        tiny_base.tiny_base(load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words]))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("step", "finished"), [(3, False), (4, True)])
