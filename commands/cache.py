@@ -35,7 +35,7 @@ from training.loading import leave_interrupts
 from training.saved_model import find_base
 from utils.division import division_of, place_on_machine
 from utils.errors import UserError
-from utils.files import remove_unfinished, user_path, write_atomically
+from utils.files import remove_unfinished, write_atomically
 from utils.progress import Progress
 from utils.randomness import generator
 from utils.reading import read_json
@@ -47,7 +47,7 @@ def cache(cfg: CacheConfig) -> None:
     refuse_remote(cfg.cache.out, "cache.out")
     records = Records(cfg.data.meta, cfg.data.num_frames, cfg.data.local_cache)
     base = find_base(cfg.model)
-    folder = user_path(cfg.cache.out)
+    folder = Path(cfg.cache.out)
     index = open_index(folder, cfg, fingerprint(base, cfg.data), records)
     mine = division_of(os.environ).of(range(index.num_shards))
     widths = read_widths(base)

@@ -18,7 +18,7 @@ from training.run_folder import run_folder
 from training.saved_model import find_base
 from utils.config import to_yaml
 from utils.errors import MAX_VALUE, one_line
-from utils.files import user_path, write_atomically
+from utils.files import write_atomically
 from utils.schemas import TrainConfig
 from utils.urls import is_remote
 
@@ -47,7 +47,7 @@ def check(cfg: TrainConfig) -> int:
 def write_numbers(numbers: dict, path: str | None) -> None:
     """Write what is predicted, and measured, as `check.json`, if it is given."""
     if path is not None:
-        write_atomically(user_path(path), json.dumps(numbers, indent=1) + "\n")
+        write_atomically(Path(path), json.dumps(numbers, indent=1) + "\n")
 
 
 def print_config(cfg: TrainConfig) -> None:

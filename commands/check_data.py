@@ -17,7 +17,7 @@ from dataset.records import MAX_LINE_BYTES, numbered_lines
 from dataset.turning import STRONG, USUALLY_LAST, judge_set, starts_further, surely_more_than
 from training.loading import leave_interrupts
 from utils.errors import UserError, one_line
-from utils.files import new_file, open_file, user_path, write_atomically
+from utils.files import new_file, open_file, write_atomically
 from utils.progress import Progress
 from utils.randomness import generator
 from utils.schemas import TRAINED_ELEVATIONS_DEG, DataSettings, TrainConfig
@@ -118,10 +118,10 @@ def check_data(cfg: TrainConfig) -> bool:
             "check.data=true is for one process, which starts data.num_workers others: run it without a launch"
         )
     metas = [cfg.data.meta, cfg.validation.meta]
-    clean = user_path(cfg.check.write_clean) if cfg.check.write_clean else None
+    clean = Path(cfg.check.write_clean) if cfg.check.write_clean else None
     if clean and clean.resolve() in [Path(meta).resolve() for meta in metas]:
         raise UserError(f"check.write_clean: {clean} is what is checked: choose another file")
-    findings = Findings(user_path(cfg.check.report) if cfg.check.report else None)
+    findings = Findings(Path(cfg.check.report) if cfg.check.report else None)
     training, held_out = (LinesToCheck(meta, cfg.data, cfg.run.seed) for meta in metas)
     seen: dict[int, str] = {}
     tally = look_at_file(training, findings, seen, None)

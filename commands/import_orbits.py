@@ -17,7 +17,6 @@ from dataset.importers.report import Counts, num_frames_for, summary, write_shee
 from dataset.importers.source import SourceItem
 from dataset.importers.work import ImportTask, import_all
 from utils.errors import UserError, shown
-from utils.files import user_path
 from utils.progress import Progress
 from utils.reading import read_json
 from utils.schemas_import import ImportOrbitsConfig
@@ -30,8 +29,8 @@ class Licenses(RootModel[dict[str, str]]):
 
 def import_orbits(cfg: ImportOrbitsConfig) -> int:
     """Returns the exit code: 0, or 128 + n after signal n. Raises UserError if no object gives an orbit."""
-    source = user_path(cfg.import_orbits.source).absolute()
-    out = user_path(cfg.import_orbits.out).absolute()
+    source = Path(cfg.import_orbits.source).absolute()
+    out = Path(cfg.import_orbits.out).absolute()
     if not source.is_dir():
         raise UserError(f"import_orbits.source: {source} is not a folder")
     records_of = chooser(cfg)
@@ -98,7 +97,7 @@ def chooser(cfg: ImportOrbitsConfig) -> Callable[[dict], list[dict]]:
     num_frames = cfg.import_orbits.num_frames or 1
     usual = cfg.import_orbits.license
     path = cfg.import_orbits.licenses
-    given = read_json(user_path(path), Licenses).root if path else {}
+    given = read_json(Path(path), Licenses).root if path else {}
 
     def records_of(line: dict) -> list[dict]:
         chosen = [record for record in line["records"] if len(record["image_path"]) % num_frames == 0]

@@ -1,21 +1,22 @@
 """`main.py index_archives`: the lines of a jsonl, with where the views lie in archives, so that an orbit is read in one piece."""
 
 import sys
+from pathlib import Path
 
 from tqdm import tqdm
 
 from dataset.archive_index import add_archive
 from dataset.records import MAX_LINE_BYTES
 from utils.errors import UserError
-from utils.files import new_file, open_file, user_path
+from utils.files import new_file, open_file
 from utils.schemas_import import IndexArchivesConfig
 
 
 def index_archives(cfg: IndexArchivesConfig) -> None:
     """Raises UserError with file:line for the first record whose views are in no archive."""
-    meta = user_path(cfg.index_archives.meta)
-    out = user_path(cfg.index_archives.out)
-    root = user_path(cfg.index_archives.root)
+    meta = Path(cfg.index_archives.meta)
+    out = Path(cfg.index_archives.out)
+    root = Path(cfg.index_archives.root)
     out.parent.mkdir(parents=True, exist_ok=True)
     archives = set()
     count = 0

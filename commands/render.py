@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -22,7 +23,6 @@ from rendering.queue.settings import check_settings
 from rendering.sheets import write_sheets
 from utils.division import division_of
 from utils.errors import one_line
-from utils.files import user_path
 from utils.progress import minutes_left
 from utils.schemas_render import RenderConfig
 from utils.signals import STOPPING, StopSignals, end_at_once
@@ -38,12 +38,12 @@ def render(cfg: RenderConfig) -> int:
     """
     render = cfg.render
     command = find_renderer(render).command(render.executable)
-    hdris = list_hdris(user_path(render.hdris)) if render.hdris else None
+    hdris = list_hdris(Path(render.hdris)) if render.hdris else None
     source = open_assets(render)
     mine = division_of(os.environ).of(source.assets)
     # Whatever hangs, a second signal ends the process at once, as a SIGKILL would; its renderers end with it.
     signals = StopSignals(*STOPPING, on_second=end_at_once)
-    with Output(user_path(render.out).absolute(), render.held_out) as output, signals as stop:
+    with Output(Path(render.out).absolute(), render.held_out) as output, signals as stop:
         guest = check_settings(cfg, hdris, output)
         if render.retry_failures:
             output.forget_failures(asset.id for asset in mine)

@@ -29,7 +29,7 @@ from rendering.toys import write_toy_orbit, write_toys
 from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
-from utils.files import new_folder, remove_unfinished, user_path
+from utils.files import new_folder, remove_unfinished
 from utils.processes import in_processes
 from utils.progress import Progress
 from utils.schemas import TINY_BASE_HELD_OUT, TinyBaseConfig
@@ -53,7 +53,7 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     if out.exists() and not (out / NAMES).is_file():
         raise UserError(f"{out} is there, and tiny_base did not write it: choose another tiny_base.out")
     if cfg.tiny_base.start is not None:
-        load_pipeline(user_path(cfg.tiny_base.start))  # what is wrong with it is said before hours of rendering
+        load_pipeline(Path(cfg.tiny_base.start))  # what is wrong with it is said before hours of rendering
     write_toys(work / "toys", cfg.tiny_base.num_toys, cfg.tiny_base.seed)
     for light in range(cfg.tiny_base.num_lights):
         for source, assets in (("assets", Path(cfg.tiny_base.assets)), ("toys", work / "toys")):
@@ -144,7 +144,7 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
     if cfg.tiny_base.start is None:
         pipeline = new_pipeline(cfg, work, load_objects(cfg, objects))
     else:
-        pipeline = load_pipeline(user_path(cfg.tiny_base.start))
+        pipeline = load_pipeline(Path(cfg.tiny_base.start))
     views = [orbits.flatten(0, 1) for orbits in held_out]
     found = {
         "vae_psnr": reconstruction_psnr(pipeline.vae, torch.cat(held_out)),

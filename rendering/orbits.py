@@ -29,7 +29,7 @@ from rendering.sheets import strip
 from rendering.transforms import orbit_transforms, write_transforms
 from utils.division import own_gpu
 from utils.errors import UserError
-from utils.files import user_path, write_file
+from utils.files import write_file
 from utils.schemas_render import RenderConfig, RenderSettings
 
 RENDERERS: dict[str, ModuleType] = {"quick": quick, "blender": blender}
@@ -59,7 +59,7 @@ def find_renderer(render: RenderSettings) -> ModuleType:
 
 
 def open_assets(render: RenderSettings) -> AssetFolder | ObjaverseList:
-    path = user_path(render.assets)
+    path = Path(render.assets)
     if path.suffix.lower() == ".txt" and path.is_file():
         return ObjaverseList(path, render.licenses)
     if not path.is_dir():

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 
 from utils.errors import UserError, cut, shown
+from utils.files import user_path
 from utils.reading import explain, mistakes, parse_yaml, read_yaml
 
 
@@ -79,7 +80,7 @@ def _type_name(spec: dict) -> str:
 def load_config(schema: type[Section], arguments: list[str]) -> Section:
     """Return the validated config of `[FOLDER] [CONFIG.yaml] [section.key=value ...]`. A folder is the command's `checkpoint`.
 
-    Raises UserError with all mistakes.
+    In files and folders `~` is the home folder. Raises UserError with all mistakes.
     """
     raw = {}
     source = "command line"
@@ -101,9 +102,11 @@ def load_config(schema: type[Section], arguments: list[str]) -> Section:
         text = json.dumps(raw, default=str)
     except (TypeError, ValueError, RecursionError) as error:  # a key that is no text, or an alias of itself
         raise UserError(f"{source}: not a config: {cut(str(error))}") from None
-    _check_texts(json.loads(text), source)
+    given = json.loads(text)
+    _check_texts(given, source)
+    _expand_homes(schema, given)
     try:
-        return schema.model_validate_json(text)
+        return schema.model_validate_json(json.dumps(given))
     except ValidationError as error:
         found = [_explain(schema, item) for item in error.errors(include_url=False)]
         raise UserError(f"{source}: {mistakes(found)}") from None
@@ -151,6 +154,20 @@ def _check_texts(value: object, source: str, keys: tuple[str, ...] = ()) -> None
             _check_texts(inner, source, keys)
     elif isinstance(value, str) and re.search("[\0-\x1f\x7f-\x9f\ud800-\udfff]", value):
         raise UserError(f"{source}: {'.'.join(keys)}: {shown(value)} holds a control character, or half a character")
+
+
+def _expand_homes(schema: type[Section], given: dict) -> None:
+    """Write out the home folder in every key that is a file or a folder, but for a default: a run's config keeps that as it is.
+
+    Raises UserError if there is no such user.
+    """
+    for name, section in sections(schema).items():
+        values = given.get(name)
+        for field_name, field in section.model_fields.items():
+            value = values.get(field_name) if isinstance(values, dict) else None
+            is_place = re.search("file|folder", field.json_schema_extra["unit"])
+            if is_place and isinstance(value, str) and value.startswith("~") and value != field.default:
+                values[field_name] = str(user_path(value))
 
 
 def _explain(schema: type[Section], item: dict) -> str:

@@ -77,7 +77,7 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
-    base: str = key(..., "the model to start from: a hub id, or a folder in the diffusers SVD layout")
+    base: str = key(..., "the model to start from; a folder has the diffusers SVD layout", "folder or hub id")
     revision: str | None = key(None, "revision of the base on the hub")
     variant: str | None = key(None, "variant of the base's weight files, such as fp16")
     added_time_ids: tuple[AddedTimeId, ...] = key(

@@ -10,12 +10,12 @@ from utils.schemas import MAX_ORBIT_PIXELS, TRAINED_ELEVATIONS_DEG, HeldOutPart,
 
 class RenderSettings(Section):
     assets: str = key(
-        ..., "a folder of .glb .gltf .obj .ply .stl files, or a .txt of Objaverse uids, one a line", "path"
+        ..., "a folder of .glb .gltf .obj .ply .stl files, or a .txt of Objaverse uids, one a line", "folder or file"
     )
     out: str = key(..., "where orbits, svd_meta.jsonl and failures.jsonl are written", "folder")
     renderer: str = key("quick", "the renderer: quick or blender")
     executable: str | None = key(
-        None, "a blender, or a Python that has bpy; null: look for one; the quick renderer takes none"
+        None, "a blender, or a Python that has bpy; null: look for one; the quick renderer takes none", "file"
     )
     device: Literal["cpu", "gpu"] = key("cpu", "where blender renders")
     num_views: int = key(21, "views of an orbit: 21, or 84 for four starts of 21", "views", ge=2, le=1000)

@@ -31,6 +31,19 @@ def load(tmp_path):
     return load
 
 
+def test_the_home_folder_is_written_out_in_files_and_folders_of_yaml_and_words(load, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = (
+        "run: {name: x, project: ~/p}\ndata: {root: ~/r, meta: s3://~/m}\nmodel: {base: ~/b}\ntrain: {max_steps: 5}\n"
+    )
+    cfg = load(text, "validation.meta=~/h", "run.dir=./~/d", "check.json=~")
+    assert (cfg.data.root, cfg.model.base, cfg.validation.meta) == ("/home/ada/r", "/home/ada/b", "/home/ada/h")
+    assert (cfg.run.project, cfg.run.dir, cfg.data.meta, cfg.check.json) == ("~/p", "./~/d", "s3://~/m", "/home/ada")
+    assert cfg.data.local_cache == "~/.cache/svd_mv"  # a default stays as it is
+    with pytest.raises(UserError, match=r"^~nobody_at_all/r: there is no such home folder$"):
+        load(text, "validation.meta=h", "data.root=~nobody_at_all/r")
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configs_load_and_survive_a_round_trip(path, tmp_path):
     cfg = load_config(TrainConfig, [str(path)])
