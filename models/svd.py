@@ -21,12 +21,15 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils.logging import disable_progress_bar
 
 from models.conditioning import STOCK_IDS, USUAL_VALUE, remap_added_time_ids
 from models.encoders import ENCODER_DTYPES, Encoders
 from utils.errors import UserError, first_line, shown
 from utils.reading import Saved, read_json
 from utils.schemas import ModelSettings
+
+disable_progress_bar()  # transformers draws one for the weights of CLIP, and each process writes it into the log
 
 LAYOUT_FILE = "svd_mv.json"  # beside the UNet's weights; without it a UNet has the stock ids
 PARTS = ("unet", "vae", "image_encoder", "scheduler")
