@@ -39,7 +39,9 @@ def hyperparameters(optim: OptimSettings) -> dict:
     """Return what holds for both groups."""
     settings: dict = {"lr": optim.learning_rate}
     if optim.name != "sgd":
-        settings["betas"] = optim.betas
+        # A new tuple for each group, as accelerate makes one: pickle writes a shared one only once, and the same state would
+        # be saved in other bytes after resuming.
+        settings["betas"] = (*optim.betas,)
     if optim.name != "adamw_8bit":
         settings["fused"] = True
     return settings

@@ -1,3 +1,4 @@
+import pickle
 import sys
 import types
 
@@ -48,6 +49,13 @@ def test_a_resumed_optimizer_gets_the_yamls_decay_in_its_own_groups_only(svd, ac
     set_hyperparameters(optimizer, OptimSettings(weight_decay=0.25, betas=(0.1, 0.2)), accelerator)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.0]
     assert {group["betas"] for group in optimizer.param_groups} == {(0.1, 0.2)}
+
+
+def test_a_resumed_optimizer_is_saved_in_the_same_bytes(accelerator):
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    fresh, resumed = (accelerator.prepare(make_optimizer(layer, ADAMW, accelerator)) for _ in range(2))
+    set_hyperparameters(resumed, ADAMW, accelerator)
+    assert pickle.dumps(resumed.state_dict()) == pickle.dumps(fresh.state_dict())
 
 
 def test_a_checkpoint_in_which_everything_decays_is_refused(tmp_path):
