@@ -15,9 +15,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dataset.records import Records
-from dataset.views import WHITE, load_views
-from utils.schemas import DataSettings
+from dummies import DATA, read_dummies, views_of
+
 from utils.sheets import contact_sheet
 
 ROOT = Path(__file__).parents[1]
@@ -26,18 +25,19 @@ SAMPLING = ("sample.num_inference_steps=8", "sample.guidance=constant", "sample.
 
 def main() -> None:
     run, path, *ids = sys.argv[1:]
-    data = DataSettings(root="dummy_objaverse", meta="svd_meta.jsonl", size_px=64)
-    metas = (data.meta, "svd_meta_held_out.jsonl")
-    records = {record.id: record for meta in metas for record in Records(meta, data.num_frames)}
-    lines = {json.loads(line)["id"]: line for meta in metas for line in (ROOT / meta).open()}
+    records = {name: record for name, record in read_dummies().items() if name in ids}
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder, "dummies.jsonl")
-        images.write_text("".join(lines[name] for name in ids))
-        words = (run, f"sample.image={images}", f"sample.root={data.root}", f"sample.out={folder}/out", *SAMPLING)
+        lines = [
+            {"id": name, "image": record.image_paths[0], "elevation_deg": record.elevations_deg[0]}
+            for name, record in records.items()
+        ]
+        images.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        words = (run, f"sample.image={images}", f"sample.root={DATA.root}", f"sample.out={folder}/out", *SAMPLING)
         subprocess.run([sys.executable, "main.py", "sample", *words], cwd=ROOT, check=True)
         for name in ids:
-            rows[name] = load_views(records[name], data, 0, WHITE)[0].permute(0, 2, 3, 1).numpy()
+            rows[name] = views_of(records[name])
             views = sorted(Path(folder, "out", name, "seed_0").glob("[0-9]*.png"))
             rows[f"{name},\nsampled"] = np.stack([np.asarray(Image.open(view).convert("RGB")) for view in views])
     contact_sheet(rows).quantize(128).save(path, optimize=True)

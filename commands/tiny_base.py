@@ -52,7 +52,7 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     out = Path(cfg.tiny_base.out)
     if out.exists() and not (out / NAMES).is_file():
         raise UserError(f"{out} is there, and tiny_base did not write it: choose another tiny_base.out")
-    if cfg.tiny_base.start is not None:
+    if cfg.tiny_base.start is not None and not Path(cfg.model.base).exists():
         load_pipeline(Path(cfg.tiny_base.start))  # what is wrong with it is said before hours of rendering
     write_toys(work / "toys", cfg.tiny_base.num_toys, cfg.tiny_base.seed)
     for light in range(cfg.tiny_base.num_lights):

@@ -158,6 +158,7 @@ def test_a_base_that_goes_on_from_another_has_its_parts_and_ids_and_rounds_only_
 
 def test_a_base_to_start_from_that_is_none_is_an_error_before_anything_is_made(tmp_path):
     words = (f"tiny_base.work={tmp_path / 'work'}", f"tiny_base.out={tmp_path / 'out'}", "tiny_base.start=docs")
+    words += (f"model.base={tmp_path / 'start'}",)
     with pytest.raises(UserError, match=r"^docs/vae: "):
         tiny_base.tiny_base(load_config(TinyBaseConfig, ["train_config/tiny_base.yaml", *words]))
     assert not list(tmp_path.iterdir())
