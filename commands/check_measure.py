@@ -15,6 +15,7 @@ from models.blank import blank_svd
 from models.encoders import Encoders
 from models.objective import denoising_loss
 from models.trainable import choose_trainable
+from training.feeding import num_views_read
 from training.launch import Accelerator, describe_launch, gather_objects, make_accelerator
 from training.loading import load_batches, timed_next
 from training.memory import explain_out_of_memory, memory_peaks
@@ -23,7 +24,7 @@ from training.saved_model import find_base
 from training.schedule import ema_decay_at
 from training.state import TrainState, prepare
 from utils.randomness import generator
-from utils.schemas import DataSettings, TrainConfig
+from utils.schemas import TrainConfig
 
 WARM_UP = 1  # steps before those that are measured: they allocate the optimizer's state and choose kernels
 
@@ -31,16 +32,16 @@ WARM_UP = 1  # steps before those that are measured: they allocate the optimizer
 class RandomOrbits(Dataset):
     """Samples of noise in the size of the run's, for a machine without data. Sample n is a function of n."""
 
-    def __init__(self, data: DataSettings, encoders: Encoders):
-        self.views = (data.num_frames, 3, data.size_px, data.size_px)
+    def __init__(self, cfg: TrainConfig, encoders: Encoders):
+        data = cfg.data
+        self.views = (num_views_read(cfg), 3, data.size_px, data.size_px)
         self.latents = encoders.latent_shape(data.num_frames, data.size_px)
         self.embeds = encoders.image_encoder.config.projection_dim
         self.cached = data.cache is not None
 
     def __getitem__(self, n: int) -> Sample:
         random = generator(0, n, "view")
-        shape = (1, *self.views[1:]) if self.cached else self.views
-        pixels = torch.randint(256, shape, dtype=torch.uint8, generator=random)
+        pixels = torch.randint(256, self.views, dtype=torch.uint8, generator=random)
         latents = torch.randn(self.latents, generator=random) if self.cached else None
         embeds = torch.randn(self.embeds, generator=random) if self.cached else None
         return Sample(pixels, torch.tensor(10.0), f"random orbit {n}", n, latents, embeds)
@@ -96,7 +97,7 @@ def run_steps(cfg: TrainConfig, accelerator: Accelerator, steps: int) -> dict[st
         accelerator.process_index, accelerator.num_processes, cfg.train.batch_size, cfg.train.grad_accum_steps
     )
     laps = Laps(accelerator.device)
-    with load_batches(RandomOrbits(cfg.data, encoders), share.micro_batches(0, steps), cfg.data.num_workers) as batches:
+    with load_batches(RandomOrbits(cfg, encoders), share.micro_batches(0, steps), cfg.data.num_workers) as batches:
         for step in range(steps):
             if step == WARM_UP:
                 laps = Laps(accelerator.device)

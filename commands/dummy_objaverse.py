@@ -11,6 +11,7 @@ from rendering.camera import azimuths_deg
 from rendering.solid_objects import HELD_OUT, elevations_deg
 from rendering.solids import render_view
 from utils.errors import UserError
+from utils.held_out import HELD_OUT_META, META
 from utils.schemas_render import DummyObjaverseConfig
 from utils.sheets import contact_sheet
 
@@ -20,7 +21,7 @@ STRIP = {"rows": 6, "stride": 2}
 
 def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
     root = Path(cfg.dummy_objaverse.out)
-    lines = {"svd_meta.jsonl": [], "svd_meta_held_out.jsonl": []}
+    lines = {META: [], HELD_OUT_META: []}
     for file_name in lines:
         refuse_others(root.parent / file_name)
     strip = {}
@@ -33,7 +34,7 @@ def dummy_objaverse(cfg: DummyObjaverseConfig) -> None:
             Image.fromarray(pixels).save(folder / f"{view:03d}.png", optimize=True)
         paths = [f"{number:03d}/{view:03d}.png" for view in range(NUM_VIEWS)]
         record = {"id": name, "image_path": paths, "elevation": [elevation] * NUM_VIEWS}
-        lines["svd_meta_held_out.jsonl" if name in HELD_OUT else "svd_meta.jsonl"].append(json.dumps(record))
+        lines[HELD_OUT_META if name in HELD_OUT else META].append(json.dumps(record))
         strip[name] = on_white(views[:: STRIP["stride"]])
         print(f"{name}: {folder}, {elevation} degrees")
     for file_name, records in lines.items():

@@ -12,11 +12,12 @@ from pydantic import RootModel
 
 from dataset.importers import parquet
 from dataset.importers.formats import FORMATS, detect, find_items
-from dataset.importers.output import HELD_OUT, META, SETTINGS, ImportFolder
+from dataset.importers.output import SETTINGS, ImportFolder
 from dataset.importers.report import Counts, num_frames_for, summary, write_sheets
 from dataset.importers.source import SourceItem
 from dataset.importers.work import ImportTask, import_all
 from utils.errors import UserError, shown
+from utils.held_out import HELD_OUT_META, META
 from utils.progress import Progress
 from utils.reading import read_json
 from utils.schemas_import import ImportOrbitsConfig
@@ -116,7 +117,7 @@ def print_summary(cfg: ImportOrbitsConfig, counts: Counts, root: Path, out: Path
         print(
             f"for longer orbits only, say import_orbits.num_frames={longest} to this command again: no object is read twice"
         )
-    held_out = f" validation.meta={out / HELD_OUT}" if cfg.import_orbits.held_out else ""
+    held_out = f" validation.meta={out / HELD_OUT_META}" if cfg.import_orbits.held_out else ""
     if num_frames == 1:
         print(f"these orbits cannot be trained together: {sorted(counts.num_views)} views have no number in common")
         return

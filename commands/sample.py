@@ -51,7 +51,6 @@ class SampleTask:
 class SavedAbout(Saved):
     """The part of sample.json that is read again."""
 
-    seed: int
     files: list[str]
 
 

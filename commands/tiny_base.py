@@ -30,13 +30,12 @@ from training.checkpoint import checkpoints, read_meta
 from training.run_folder import run_folder
 from utils.errors import UserError
 from utils.files import new_folder, remove_unfinished
+from utils.held_out import HELD_OUT_META, META
 from utils.processes import in_processes
 from utils.progress import Progress
 from utils.schemas import TINY_BASE_HELD_OUT, TinyBaseConfig
 from utils.schemas_render import RenderConfig, RenderSettings
 
-TRAINING = "svd_meta.jsonl"
-HELD_OUT = "svd_meta_held_out.jsonl"
 NAMES = "held_out.txt"  # beside the model: the objects that it was not trained on
 CARD = Path(__file__).with_name("tiny_base_card.md")
 MADE_ANEW = "The VAE came first, then the image encoder, then the UNet"
@@ -62,10 +61,10 @@ def tiny_base(cfg: TinyBaseConfig) -> int:
     draw_toys(cfg)
     gather(cfg, work)
     start(cfg, work)
-    training, held_out = (Records(str(work / name), cfg.data.num_frames) for name in (TRAINING, HELD_OUT))
+    training, held_out = (Records(str(work / name), cfg.data.num_frames) for name in (META, HELD_OUT_META))
     write_clips(training, Path(cfg.data.meta), cfg.tiny_base.seed)
     write_clips(held_out, Path(cfg.validation.meta), cfg.tiny_base.seed, only_turns=True)
-    encode_clips(cfg, work / TRAINING)
+    encode_clips(cfg, work / META)
     train(cfg)
     saved = checkpoints(run_folder(cfg.run))
     if saved and read_meta(saved[-1])["step"] >= cfg.train.max_steps:
@@ -109,8 +108,8 @@ def draw_toys(cfg: TinyBaseConfig) -> None:
                 progress.advance()
         except BrokenProcessPool:
             raise UserError("a process that draws toys died: the same command goes on from here") from None
-    write_jsonl(folder / TRAINING, lines[TINY_BASE_HELD_OUT:])
-    write_jsonl(folder / HELD_OUT, lines[:TINY_BASE_HELD_OUT])
+    write_jsonl(folder / META, lines[TINY_BASE_HELD_OUT:])
+    write_jsonl(folder / HELD_OUT_META, lines[:TINY_BASE_HELD_OUT])
 
 
 def drawn_folder(cfg: TinyBaseConfig) -> str:
@@ -123,7 +122,7 @@ def gather(cfg: TinyBaseConfig, work: Path) -> None:
     folders = [f"{source}_{light}" for source in ("assets", "toys") for light in range(cfg.tiny_base.num_lights)]
     if cfg.tiny_base.num_drawn_toys:
         folders.append(drawn_folder(cfg))
-    for name in (TRAINING, HELD_OUT):
+    for name in (META, HELD_OUT_META):
         lines = []
         for folder in sorted(Path(cfg.data.root, folder) for folder in folders):
             for record in Records(str(folder / name), cfg.data.num_frames):
@@ -139,8 +138,8 @@ def start(cfg: TinyBaseConfig, work: Path) -> None:
     folder = Path(cfg.model.base)
     if folder.exists():
         return
-    objects = objects_of(cfg, work / TRAINING)
-    held_out = load_objects(cfg, objects_of(cfg, work / HELD_OUT))
+    objects = objects_of(cfg, work / META)
+    held_out = load_objects(cfg, objects_of(cfg, work / HELD_OUT_META))
     if cfg.tiny_base.start is None:
         pipeline = new_pipeline(cfg, work, load_objects(cfg, objects))
     else:
@@ -219,7 +218,9 @@ def finish(cfg: TinyBaseConfig, work: Path, checkpoint: Path) -> None:
     round_trained(pipeline.unet, before)
     numbers = json.loads((base / "measured.json").read_text())
     meta = read_meta(checkpoint)
-    held_out = sorted({record.id.partition("/")[2] for record in Records(str(work / HELD_OUT), cfg.data.num_frames)})
+    held_out = sorted(
+        {record.id.partition("/")[2] for record in Records(str(work / HELD_OUT_META), cfg.data.num_frames)}
+    )
     card = Template(CARD.read_text(encoding="utf-8")).substitute(
         made=MADE_ANEW if cfg.tiny_base.start is None else MADE_FROM_ANOTHER,
         steps=meta["step"],

@@ -127,17 +127,17 @@ def count_training(unet: nn.Module, precision: Precision, batch_size: int, laten
     return Count(kept, counter.peak, counter.flop)
 
 
-def count_encoding(encoders: Encoders, batch_size: int, num_frames: int, size_px: int, cached: bool) -> Count:
-    """Count what `commands.train.encode` does with `batch_size` orbits; only the input views, where the rest is cached."""
+def count_encoding(encoders: Encoders, batch_size: int, num_views: int, size_px: int, cached: bool) -> Count:
+    """Count what `commands.train.encode` does with `batch_size` orbits, of which `num_views` are read beside a cache, if any."""
     mode = FakeTensorMode()
     encoders = _encoders_without_data(encoders, mode)
     with mode, Counter([encoders.vae, encoders.image_encoder]) as counter:
-        pixels = torch.rand(batch_size, 1 if cached else num_frames, 3, size_px, size_px)
-        view = pixels[:, 0]
+        pixels = torch.rand(batch_size, num_views, 3, size_px, size_px)
         if not cached:
             encoders.modes(pixels)
-            encoders.image_embeds(view)
-        encoders.noised_mode(view, torch.rand(batch_size), torch.randn_like(view))
+            encoders.image_embeds(pixels[:, 0])
+        if num_views:
+            encoders.noised_mode(pixels[:, 0], torch.rand(batch_size), torch.randn_like(pixels[:, 0]))
     return Count(0, counter.peak, counter.flop)
 
 

@@ -189,8 +189,7 @@ def as_user_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder}: cannot be loaded: {reason[0]}") from error
+        raise UserError(f"{folder}: cannot be loaded: {first_line(error)}") from error
 
 
 def read_layout(unet_folder: Path, config) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.camera import direction
 from utils.errors import UserError
 from utils.files import open_file
 
@@ -99,7 +100,7 @@ def sky_and_lamps(random: np.random.Generator) -> np.ndarray:
     strengths = random.uniform(0.2, 1, random.integers(2, 5))
     radiance *= (1 - share) / _sphere_mean(radiance.mean(axis=-1))
     for strength in share * strengths / strengths.sum():
-        place = _direction(random.uniform(0, 360), random.uniform(0, 70))
+        place = direction(np.radians(random.uniform(0, 360)), np.radians(random.uniform(0, 70)))
         patch = _patch(towards, place, random.uniform(8, 25))
         radiance += strength / _sphere_mean(patch) * patch[..., None] * black_body(random.uniform(2700, 9000))
     return radiance
@@ -109,11 +110,6 @@ def _patch(towards: np.ndarray, place: np.ndarray, half_width_deg: float) -> np.
     """Return H W: 1 around `place`, half of it at half_width_deg, 0 soon after."""
     angle = np.degrees(np.arccos((towards @ place).clip(-1, 1)))
     return 0.5 ** ((angle / half_width_deg) ** 4)
-
-
-def _direction(azimuth_deg: float, elevation_deg: float) -> np.ndarray:
-    azimuth, elevation = np.radians(azimuth_deg), np.radians(elevation_deg)
-    return np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
 
 
 def black_body(temperature_k: float) -> np.ndarray:

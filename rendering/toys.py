@@ -13,6 +13,7 @@ from PIL import Image
 
 from rendering.camera import azimuths_deg
 from rendering.solids import Light, Solid, fitted, render_solids, rotation
+from utils.camera import direction
 from utils.files import new_folder, write_atomically
 from utils.schemas import TRAINED_ELEVATIONS_DEG
 
@@ -123,8 +124,7 @@ def toy_elevation_deg(seed: int, number: int) -> float:
 
 
 def draw_light(random: np.random.Generator) -> Light:
-    azimuth, height = random.uniform(0, 2 * np.pi), np.radians(random.uniform(20, 75))
-    to_lamp = np.array([np.cos(height) * np.cos(azimuth), np.cos(height) * np.sin(azimuth), np.sin(height)])
+    to_lamp = direction(random.uniform(0, 2 * np.pi), np.radians(random.uniform(20, 75)))
     strengths = random.uniform((0.4, 0.2, 0.1, 0.0), (1.0, 0.5, 0.3, 0.2))
     return Light(to_lamp, *map(float, strengths))
 

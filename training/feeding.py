@@ -68,6 +68,13 @@ def open_samples(records: Records, cfg: TrainConfig, accelerator: Accelerator) -
     return CachedViews(records, cfg.data, cfg.run.seed, cache, with_input_view=noised)
 
 
+def num_views_read(cfg: TrainConfig) -> int:
+    """How many views of an orbit training reads as images, and encodes."""
+    if cfg.data.cache is None:
+        return cfg.data.num_frames
+    return 1 if noises_input_view(cfg.noise) else 0
+
+
 def noises_input_view(noise: NoiseSettings) -> bool:
     """Whether the input view's noise can be seen, so that its latent cannot come from a cache."""
     return noise.cond_P_std > 0 or math.exp(noise.cond_P_mean) > FAINT

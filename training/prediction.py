@@ -10,6 +10,7 @@ from models.blank import blank_svd
 from models.checkpointing import checkpoint_blocks
 from models.svd import require_size
 from models.trainable import choose_trainable, count_parameters, trained_parts
+from training.feeding import num_views_read
 from training.footprint import CARDS, GIB, Footprint, Sizes, footprint
 from training.launch_file import Launch
 from training.optimizer import EIGHT_BITS_ON_HOST
@@ -95,8 +96,8 @@ def count_sizes(cfg: TrainConfig, precision: Precision) -> tuple[Sizes, list[str
         checkpoint_blocks(unet)
     shape = encoders.latent_shape(cfg.data.num_frames, cfg.data.size_px)
     training = count_training(unet, precision, cfg.train.batch_size, shape)
-    cached = cfg.data.cache is not None
-    encoding = count_encoding(encoders, cfg.train.batch_size, cfg.data.num_frames, cfg.data.size_px, cached)
+    views, cached = num_views_read(cfg), cfg.data.cache is not None
+    encoding = count_encoding(encoders, cfg.train.batch_size, views, cfg.data.size_px, cached)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     sampling = count_sampling(unet, encoders, dtype, shape, cfg.validation.decode_chunk)
     trainable, total = count_parameters(unet)

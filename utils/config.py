@@ -1,4 +1,4 @@
-"""What a config is, and how it is loaded from a YAML and `section.key=value` words. The commands' keys are in utils/schemas.py.
+"""What a config is, and how it is loaded from a YAML and `section.key=value` words. The commands' keys are in utils/schemas*.py.
 
 A config is frozen and complete: an unknown key, a wrong type and a missing value are errors, all reported at once.
 """

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable
 
+META, HELD_OUT_META = "svd_meta.jsonl", "svd_meta_held_out.jsonl"  # as every command that makes orbits names them
+
 
 def held_out_of(ids: Iterable[str], amount: float | None) -> set[str]:
     """Choose among ids: a share of them (0 < amount < 1), a number of them (a whole amount from 1), or none (None).

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def in_processes(work: Callable[[Item], Result], items: Iterable[Item], num_processes: int) -> Iterator[Result]:
-    """Yield work(item) for each item, in their order. One process is ours. Raises BrokenProcessPool if another one dies."""
+    """Yield work(item) for each item, in their order. A single one is our own process. Raises BrokenProcessPool if one dies."""
     if num_processes == 1:
         yield from map(work, items)
         return

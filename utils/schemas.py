@@ -1,4 +1,4 @@
-"""The keys of every command but those that render. Each has a type, limits, a unit and a line of help.
+"""The keys of every command but those that render or import. Each has a type, limits, a unit and a line of help.
 
 docs/configuration.md is written from these texts: `python main.py configuration`.
 """
@@ -159,7 +159,7 @@ class TrainSettings(Section):
 
 
 class SamplingSettings(Section):
-    """How an orbit is sampled. Validation, sample and evaluate share these keys."""
+    """How an orbit is sampled. Validation, sample, evaluate and demo share these keys."""
 
     num_inference_steps: int = key(25, "Euler steps to sample an orbit", "steps", ge=2, le=1000)
     guidance: Literal["orbit", "linear", "constant"] = key(
@@ -184,7 +184,7 @@ class ValidationSettings(SamplingSettings):
     meta: Place = key(..., "svd_meta.jsonl of held-out orbits", "file or address")
     num_records: int = key(4, "how many of them are used, from the first", "records", ge=1, le=1_000_000)
     num_training_records: int = key(
-        0, "as many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
+        0, "how many training orbits are measured as well, from the first of data.meta", "records", ge=0, le=1_000_000
     )
     before: bool = key(False, "validate before the first step as well, unless every_steps is 0")
 

@@ -16,14 +16,12 @@ from pydantic import ConfigDict, Field, RootModel
 
 from utils.errors import UserError, shown
 from utils.files import new_file, remove, remove_unfinished, write_atomically
-from utils.held_out import held_out_of
+from utils.held_out import HELD_OUT_META, META, held_out_of
 from utils.jsonl import Lines
 from utils.reading import InsidePath, Saved, read_json
 
-JOURNAL, META, HELD_OUT, FAILURES, SETTINGS, LOCK, STAGING, VIEWS, ACCEPTED, REJECTED = (
+JOURNAL, FAILURES, SETTINGS, LOCK, STAGING, VIEWS, ACCEPTED, REJECTED = (
     "objects.jsonl",
-    "svd_meta.jsonl",
-    "svd_meta_held_out.jsonl",
     "failures.jsonl",
     "import.json",
     ".lock",
@@ -134,10 +132,10 @@ class ImportFolder:
         """
         apart: set[str] = set()
         if held_out is None:
-            (self.folder / HELD_OUT).unlink(missing_ok=True)
+            (self.folder / HELD_OUT_META).unlink(missing_ok=True)
         else:
             apart = held_out_of([line["id"] for line in self.lines(ids) if records_of(line)], held_out)
-            self._write(HELD_OUT, self.lines(apart), records_of)
+            self._write(HELD_OUT_META, self.lines(apart), records_of)
         self._write(META, self.lines({*ids} - apart), records_of)
 
     def write_failures(self, ids: Sequence[str]) -> None:

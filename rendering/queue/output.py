@@ -20,19 +20,13 @@ from rendering.queue.locks import FILES, Locks
 from rendering.queue.saved import FailureLine, OrbitLine, SavedRenderSettings, is_orbit
 from utils.errors import UserError
 from utils.files import remove, remove_unfinished, sync, write_atomically
-from utils.held_out import held_out_of
+from utils.held_out import HELD_OUT_META, META, held_out_of
 from utils.jsonl import Lines
 from utils.reading import read_json
 from utils.sheets import spread
 
-META, HELD_OUT, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = OWN_NAMES = (
-    "svd_meta.jsonl",
-    "svd_meta_held_out.jsonl",
-    "failures.jsonl",
-    "render.json",
-    "accepted.png",
-    "rejected.png",
-)
+FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED = "failures.jsonl", "render.json", "accepted.png", "rejected.png"
+OWN_NAMES = (META, HELD_OUT_META, FAILURES, RENDER_SETTINGS, ACCEPTED, REJECTED)
 
 
 class Output:
@@ -49,8 +43,8 @@ class Output:
             raise UserError(f"render.out: {folder} cannot be written: {error.strerror}") from None
         self._meta = Lines(folder / META, OrbitLine, "render")
         self._failures = Lines(folder / FAILURES, FailureLine, "render")
-        splits = held_out is not None or (folder / HELD_OUT).exists()
-        self._held_out = Lines(folder / HELD_OUT, OrbitLine, "render") if splits else None
+        splits = held_out is not None or (folder / HELD_OUT_META).exists()
+        self._held_out = Lines(folder / HELD_OUT_META, OrbitLine, "render") if splits else None
 
     def __enter__(self):
         self._refuse_foreign()  # before a torn last line is cut off
