@@ -15,6 +15,7 @@ import numpy as np
 from mathutils import Matrix
 
 from rendering.blender.doubles import drop_doubles
+from rendering.coincident import ON_EACH_OTHER
 from rendering.extent import Placement, centre_and_farthest, place
 from rendering.gltf import Gltf, refused
 from rendering.gltf_demands import BLENDER_MATERIALS, demands
@@ -34,6 +35,10 @@ def load(path: Path, up_axis: str) -> None:
             _load_gltf(str(path))
         else:
             IMPORTERS[path.suffix.lower()](filepath=str(path), **AXES[up_axis])
+            for (
+                image
+            ) in bpy.data.images:  # or colours are black where a texture is transparent, though its alpha is not used
+                image.alpha_mode = "CHANNEL_PACKED"
     except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
         raise refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
     if path.suffix.lower() in (".glb", ".gltf"):
@@ -46,11 +51,28 @@ def load(path: Path, up_axis: str) -> None:
     _paint_bare_meshes()
 
 
-class _AtRest:
-    """A hook of Blender's glTF importer that drops the animations before they are read."""
+class _ShownAtRest:
+    """A hook of Blender's glTF importer: before they are read it drops the animations, and what is not in the shown scene.
+
+    Blender 4.2 draws the nodes of all scenes, and of none. Without a `scene` the first one is shown, as in the other renderer.
+    """
 
     def gather_import_gltf_before_hook(self, gltf):
-        gltf.data.animations = []
+        tree = gltf.data
+        tree.animations = []
+        if not tree.scenes:
+            return
+        tree.scene = tree.scene or 0
+        shown = set()
+        waiting = list(tree.scenes[tree.scene].nodes or [])
+        while waiting:
+            index = waiting.pop()
+            if index not in shown:
+                shown.add(index)
+                waiting += tree.nodes[index].children or []
+        for index, node in enumerate(tree.nodes or []):
+            if index not in shown:
+                node.mesh = None
 
 
 class _Skipped(logging.Handler):
@@ -67,7 +89,7 @@ class _Skipped(logging.Handler):
 
 def _load_gltf(filepath: str) -> None:
     sys.setrecursionlimit(MAX_NODE_DEPTH)  # the importer recurses from node to node, and Python's own limit is 1000
-    sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = _AtRest
+    sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = _ShownAtRest
     skipped = _Skipped()
     logging.getLogger("glTFImporter_errors").addHandler(skipped)
     # TEMPERANCE is a heuristic that gives the bones no shapes to look at; the skin is the same with all of them.
@@ -143,7 +165,7 @@ def normalise_object(scene) -> Placement:
     if not 1 / MAX_SIZE < farthest < MAX_SIZE:
         raise refused(f"the object's size is {farthest:.0e}, beyond what Blender computes with")
     if not drop_doubles(drawn):
-        raise refused("faces that lie on each other, with different materials")
+        raise refused(ON_EACH_OTHER)
     placement = place(points)
     stand = bpy.data.objects.new("stand", None)
     scene.collection.objects.link(stand)

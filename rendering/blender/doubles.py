@@ -7,7 +7,7 @@ import bmesh
 import bpy
 import numpy as np
 
-_STEPS = 1 << 20  # the scene's extent has so many: corners within one step are the same
+from rendering.coincident import corner_hashes, first_with_same_corners
 
 
 def drop_doubles(drawn: list[tuple]) -> bool:
@@ -22,14 +22,14 @@ def drop_doubles(drawn: list[tuple]) -> bool:
     paints = []
     places = [0]
     for thing, mesh, points in drawn:
-        keys.append(_face_keys(mesh, np.int64(np.round((points - low) * (_STEPS / extent)))))
+        keys.append(_face_keys(mesh, corner_hashes(points - low, extent)))
         paints.append(_paints(thing, mesh))
         places.append(places[-1] + len(keys[-1]))
     keys = np.concatenate(keys)
     paints = np.concatenate(paints)
-    _, first, where = np.unique(keys, return_index=True, return_inverse=True)
-    double = (first[where] != np.arange(len(keys))) & (keys != 0)
-    if (paints[first[where]] != paints)[double].any():
+    first = first_with_same_corners(keys)
+    double = first != np.arange(len(keys))
+    if (paints[first] != paints).any():
         return False
     extra = [double[start:end] for start, end in zip(places, places[1:])]
     for (thing, _, _), faces in zip(drawn, extra):
@@ -38,23 +38,15 @@ def drop_doubles(drawn: list[tuple]) -> bool:
     return True
 
 
-def _face_keys(mesh, corners: np.ndarray) -> np.ndarray:
-    """Return F uint64: a hash of the set of each face's corners (N 3, whole numbers); 0 if two neighbours of them are the same."""
+def _face_keys(mesh, hashes: np.ndarray) -> np.ndarray:
+    """Return F uint64: the sum of the hashes of each face's corners; 0 if two neighbours of them are the same."""
     starts = _read(mesh.polygons, "loop_start", np.int32)
     vertices = _read(mesh.loops, "vertex_index", np.int32)
-    hashes = _mixed((corners @ (1, 1 << 21, 1 << 42)).astype(np.uint64))[vertices]
+    hashes = hashes[vertices]
     following = np.roll(hashes, -1)
     following[np.append(starts[1:], len(hashes)) - 1] = hashes[starts]
     pinched = np.logical_or.reduceat(hashes == following, starts)
     return np.where(pinched, np.uint64(0), np.add.reduceat(hashes, starts))
-
-
-def _mixed(numbers: np.ndarray) -> np.ndarray:
-    """Spread uint64 evenly, so that their sums tell sets apart: splitmix64 (Steele et al. 2014)."""
-    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
 
 
 def _paints(thing, mesh) -> np.ndarray:

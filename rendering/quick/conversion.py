@@ -5,6 +5,7 @@ What an .mtl asks for and is not drawn is refused by name. safety/ refuses what 
 
 import io
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ ONLY = {"Ke": {0}, "d": {1}, "Tr": {0}, "illum": {0, 1, 2, 3}}
 # Names of an .obj's parts that have no usemtl, and of those with one that no .mtl describes.
 NO_USEMTL = "-"
 UNKNOWN = "?"
+PLY_CORNERS = ("vertex_indices", "vertex_index")
+MOST_BESIDE = 0.002  # of a face's area, that its triangles may cover beside it
 
 
 def converted(path: Path) -> Gltf:
@@ -37,6 +40,8 @@ def converted(path: Path) -> Gltf:
         scene = trimesh.load_scene(source, process=False, **more)
         if scene.is_empty:
             raise refused("no triangles")
+        for points, faces in _polygons(source, scene):
+            _check_fans(points, faces)
         gltf = Gltf(scene.export(file_type="glb"), path.parent)
     parts = [(mesh["name"], part) for mesh in gltf.tree["meshes"] for part in mesh["primitives"]]
     for _, part in parts:  # trimesh has one also where the file has none
@@ -51,10 +56,66 @@ def _obj_text(path: Path, names: list[str]) -> bytes:
     numbers = {name: index for index, name in enumerate(names)}
     text = re.sub(r"[ \t]+", " ", path.read_text("utf-8", "surrogateescape"))
     text = re.sub(r"^ |^ ?#.*", "", text, flags=re.M)
+    text = re.sub(r"^((?:f|v|vt|vn) [^#\n]*)#.*", r"\1", text, flags=re.M)  # a material's name may have a # in it
+    if re.search(r"^f .*-", text, re.M):
+        text = _counted_from_the_first(text)
     text = re.sub(r"^usemtl (.*)", lambda match: f"usemtl {numbers.get(match[1].strip(), UNKNOWN)}", text, flags=re.M)
     if not names:  # or trimesh would drop vertex colours for texture coordinates
         text = re.sub(r"^vt .*", "", text, flags=re.M)
     return f"mtllib library\nusemtl {NO_USEMTL}\n{text}".encode(errors="replace")
+
+
+def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
+    """Yield the vertices (V 3) of the file's meshes, and the corners of each face that may have more than three."""
+    if isinstance(source, io.BytesIO):
+        text = source.getvalue().decode(errors="replace")
+        if faces := [line.split() for line in re.findall(r"^f ((?:\S+ +){3,}\S.*)", text, re.M)]:
+            points = [line.split()[:3] for line in re.findall(r"^v (.*)", text, re.M)]
+            yield np.array(points, float), [np.array([int(word.split("/")[0]) - 1 for word in face]) for face in faces]
+    elif source.suffix.lower() == ".ply":
+        for mesh in scene.geometry.values():
+            lists = mesh.metadata["_ply_raw"]["face"]["data"]
+            names = lists if isinstance(lists, dict) else lists.dtype.names
+            (corners,) = [lists[name] for name in PLY_CORNERS if name in names]
+            yield mesh.vertices, corners if corners.dtype.names is None else corners["f1"]
+
+
+def _check_fans(points: np.ndarray, faces: Sequence[np.ndarray]) -> None:
+    """trimesh divides a face into the triangles at its first corner. Where it has a dent, some would lie beside the face."""
+    sizes = np.array([len(face) for face in faces])
+    for size in np.unique(sizes[sizes > 3]):
+        corners = points[np.stack([faces[index] for index in np.nonzero(sizes == size)[0]])]
+        sides = corners[:, 1:] - corners[:, :1]
+        fans = np.cross(sides[:, :-1], sides[:, 1:])
+        whole = fans.sum(axis=1, keepdims=True)
+        beside = -(fans * whole).sum(axis=-1).clip(max=0).sum(axis=1)
+        if (beside > MOST_BESIDE * (whole**2).sum(axis=(1, 2))).any():
+            raise refused("not drawn: a face with a dent, which would be filled; render.renderer=blender draws it")
+
+
+def _counted_from_the_first(text: str) -> str:
+    """Rewrite the corners of faces that count back from the line they stand in; trimesh would count from the file's end."""
+    counts = {"v": 0, "vt": 0, "vn": 0}
+    lines = text.split("\n")
+    for place, line in enumerate(lines):
+        key, _, rest = line.partition(" ")
+        if key in counts:
+            counts[key] += 1
+        elif key == "f":
+            with reading(f"the face {line[:40]}"):
+                lines[place] = "f " + " ".join(_counted(corner, list(counts.values())) for corner in rest.split())
+    return "\n".join(lines)
+
+
+def _counted(corner: str, counts: list[int]) -> str:
+    """Rewrite `-2/-2/-2`, of which the second may be empty. Raises ValueError if there are not so many."""
+    words = corner.split("/")
+    for place, (word, count) in enumerate(zip(words, counts)):
+        if word.startswith("-"):
+            words[place] = str(count + 1 + int(word))
+            if not 0 < int(words[place]) <= count:
+                raise ValueError(corner)
+    return "/".join(words)
 
 
 def _described(libraries: list[Path]) -> dict[str, dict]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rendering.camera import RADIUS
+from rendering.coincident import ON_EACH_OTHER, corner_hashes, first_with_same_corners
 from rendering.extent import Placement, centre_and_farthest, place
 from rendering.gltf import Gltf, reading, refused
 from rendering.gltf_demands import DRAWN_BY_BLENDER, demands, texture_infos
@@ -99,6 +100,8 @@ def load_mesh(path: Path, up_axis: str, texels_per_unit: float) -> Mesh:
     corners = Attributes.concatenate([_attributes(part, centre, RADIUS / farthest, up) for part, _ in parts])
     numbers = [len(materials) + ("COLOR_0" in part) if index is None else index for part, index in parts]
     material_of = np.repeat(numbers, [len(part["POSITION"]) for part, _ in parts])
+    if _has_painted_doubles(positions, material_of):
+        raise refused(ON_EACH_OTHER)
     mesh = Mesh(corners, material_of, [*materials, *NO_MATERIAL], [], place(positions @ up))
     for index, material in enumerate(mesh.materials):
         chosen = material_of == index
@@ -107,6 +110,15 @@ def load_mesh(path: Path, up_axis: str, texels_per_unit: float) -> Mesh:
             corners.tangents[chosen] = _tangents(corners[chosen], mesh.textures[index]["normalTexture"])[:, None]
     _subdivide(mesh)
     return mesh
+
+
+def _has_painted_doubles(positions: np.ndarray, material_of: np.ndarray) -> bool:
+    """Say whether some of T triangles (3T 3) with the same corners differ in their material (T): each ray would hit another one."""
+    low = positions.min(axis=0)
+    hashes = corner_hashes(positions - low, (positions - low).max()).reshape(-1, 3)
+    pinched = (hashes == np.roll(hashes, 1, axis=1)).any(axis=1)
+    first = first_with_same_corners(np.where(pinched, np.uint64(0), hashes.sum(axis=1)))
+    return bool((material_of[first] != material_of).any())
 
 
 def _read_parts(path: Path) -> tuple[Gltf, list[tuple[dict, int | None]]]:

@@ -437,6 +437,34 @@ def test_an_objs_materials_are_blenders_in_the_quick_renderer(tmp_path, render, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shown", [{}, {"scene": 0}])
+def test_what_is_not_in_the_shown_scene_is_not_drawn(tmp_path, render, shown):
+    """A node of another scene, its child and one of no scene would be far away. Without `scene` the first one is shown."""
+    nodes = [{"mesh": 0}, {"mesh": 0, "translation": [9, 0, 0], "children": [2]}, {"mesh": 0, "translation": [0, 9, 0]}]
+    asset = write_gltf(tmp_path / "scenes.gltf", WEDGE, WEDGE_FACES, [*nodes, {"mesh": 0, "translation": [0, 0, 9]}])
+    tree = json.loads(asset.read_text())
+    del tree["scene"]
+    asset.write_text(json.dumps(tree | {"scenes": [{"nodes": [0]}, {"nodes": [1]}]} | shown))
+    alone = write_gltf(tmp_path / "alone.gltf", WEDGE, WEDGE_FACES)
+    to_world = cameras((30, 20))
+    for drawn in both(render, asset, to_world, WHITE_SKY):
+        assert iou(drawn[0, ..., 3] > 0.5, render(alone, to_world)[0, ..., 3] > 0.5) > 0.98
+
+
+@pytest.mark.slow
+def test_the_colours_of_an_objs_texture_do_not_depend_on_its_alpha(tmp_path, render):
+    """The .mtl uses the colours of the texture and not its alpha, which is 0 in all of it."""
+    Image.new("RGBA", (8, 8), (200, 40, 40, 0)).save(tmp_path / "clear.png")
+    (tmp_path / "card.mtl").write_text("newmtl card\nmap_Kd clear.png\n")
+    square = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    (tmp_path / "card.obj").write_text(f"mtllib card.mtl\n{square}usemtl card\nf 1/1 2/2 3/3 4/4\n")
+    slow, fast = both(render, tmp_path / "card.obj", cameras((270, 10)), lamp(-90, 40, 25))
+    middle = slow[0, SIZE // 2, SIZE // 2]
+    assert middle[0] > 2 * middle[1] and middle[3] == 1
+    assert abs(middle - fast[0, SIZE // 2, SIZE // 2]).max() < 0.05
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_faces_that_are_there_twice_are_drawn_once(tmp_path, render, apart):
     """The second time they are wound the other way, in the same mesh or in a node of its own."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -746,6 +747,56 @@ def test_an_objs_materials_are_found_by_name_in_every_mtl_or_it_is_plain(draw_ob
     plain = draw_obj("Kd 1 0 0", f"{OBJ}f 1 2 3 4\n")
     assert len({*plain[32, 32, :3]}) == 1 and plain[32, 32, 0] > 200
     np.testing.assert_array_equal(draw_obj("Kd 1 0 0", f"{OBJ}usemtl unheard of\nf 1/1 2/2 3/3 4/4\n"), plain)
+
+
+CORNERS_OF_U = "0 0 0\n3 0 0\n3 3 0\n2 3 0\n2 1 0\n1 1 0\n1 3 0\n0 3 0\n"
+U_OBJ = re.sub("^(?=.)", "v ", CORNERS_OF_U, flags=re.M)
+U_PLY = (
+    "ply\nformat ascii 1.0\nelement vertex 8\nproperty float x\nproperty float y\nproperty float z\n"
+    f"element face 1\nproperty list uchar int vertex_index\nend_header\n{CORNERS_OF_U}"
+)
+
+
+def test_a_face_with_a_dent_is_refused_unless_the_triangles_at_its_first_corner_fill_it(draw, tmp_path):
+    def drawn(name, text):
+        (tmp_path / name).write_text(text)
+        return draw(tmp_path / name)
+
+    u_obj, u_ply = drawn("u.obj", f"{U_OBJ}f 1 2 3 4 5 6 7 8\n"), drawn("u.ply", f"{U_PLY}8 0 1 2 3 4 5 6 7\n")
+    assert u_obj == u_ply == "not drawn: a face with a dent, which would be filled; render.renderer=blender draws it"
+    triangles = drawn("l3.obj", f"{U_OBJ}f 5 4 3\nf 5 3 2\nf 5 2 1\nf 5 1 6\n")[0]
+    for name, text in (
+        ("l.obj", f"{U_OBJ}f 5 4 3 2 1 6\n"),
+        ("r.obj", f"{U_OBJ}f -4 -5 -6 -7 -8 -3  # the same\n"),
+        ("l.ply", f"{U_PLY}6 4 3 2 1 0 5\n"),
+    ):
+        np.testing.assert_array_equal(drawn(name, text)[0], triangles)
+
+
+def test_corners_that_count_back_do_so_from_their_own_line(draw, tmp_path):
+    square = "vt 0 0\nv {x} 0 0\nv {x} 1 0\nv {x} 1 1\nv {x} 0 1\n"
+    back = "".join(square.format(x=x) + "f -4/-1 -3/-1 -2/-1 -1/-1\n" for x in (0, 2))
+    forth = "".join(square.format(x=x) for x in (0, 2)) + "f 1/1 2/1 3/1 4/1\nf 5/2 6/2 7/2 8/2\n"
+    views = []
+    for text in (back, forth):
+        (tmp_path / "asset.obj").write_text(text)
+        views.append(draw(tmp_path / "asset.obj")[0])
+    np.testing.assert_array_equal(*views)
+    (tmp_path / "asset.obj").write_text(square.format(x=0) + "f -1 -2 -5\n")
+    assert "the face f -1 -2 -5 is damaged" in draw(tmp_path / "asset.obj")
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_faces_on_each_other_are_refused_if_their_materials_differ(draw, same):
+    builder = Builder()
+    positions, *rest = QUAD
+    builder.mesh(positions, *rest, unlit(1, 0, 0))
+    builder.mesh(positions, *rest, unlit(0, 0, 1))
+    if same:
+        builder.tree["meshes"][1]["primitives"][0]["material"] = 0
+        assert (draw(builder)[0][32, 32] == [255, 0, 0, 255]).all()
+    else:
+        assert draw(builder) == "faces that lie on each other, with different materials"
 
 
 def test_the_worker_runs_from_anywhere_and_a_missing_library_is_one_line(tmp_path, monkeypatch):
