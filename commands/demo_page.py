@@ -191,7 +191,9 @@ def _connect(studio: Studio, image, cut_out, choices: dict, go, stop, shown: lis
         [image.upload, image.clear, cut_out.change], look, [image, cut_out], [image, *shown], show_progress="minimal",
         concurrency_limit=2, **raw,
     )  # fmt: skip
-    go.click(sample, {image, cut_out, *choices.values()}, shown, show_progress_on=[shown[1]], **raw)
+    # They wait in the studio, where stop finds them, and not in Gradio's queue.
+    inputs = {image, cut_out, *choices.values()}
+    go.click(sample, inputs, shown, show_progress_on=[shown[1]], concurrency_limit=MAX_WAITING, **raw)
     stop.click(end, None, None, queue=False, **raw)
     page.unload(end)
 

@@ -43,7 +43,7 @@ class Studio:
         self._device = svd.unet.device
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
-        self._stops: dict[str, threading.Event] = {}  # of the sessions that sample, or wait for it
+        self._stops: set[tuple[str, threading.Event]] = set()  # of the sessions that sample, or wait for it
         self._remover = lru_cache(1)(background_remover)
         self.look = lru_cache(8)(self._look)
 
@@ -70,9 +70,12 @@ class Studio:
         UserError, and SamplingStopped.
         """
         settings = self._sample_settings(path.name, choices | {"remove_background": cut_out})
-        stop = self._stops.setdefault(session, threading.Event())
+        stop = threading.Event()
+        self._stops.add((session, stop))
         try:
             with self._one_at_a_time:
+                if stop.is_set():
+                    raise SamplingStopped
                 view, _ = self.look(path, cut_out)
                 steps = iter(range(1, settings.num_inference_steps + 1))
 
@@ -90,7 +93,7 @@ class Studio:
                 write_results(task, view, views, about, settings)
                 return orbit_html(to_uint8(view), to_uint8(views)), _zipped(task)
         finally:
-            self._stops.pop(session, None)
+            self._stops.discard((session, stop))
 
     def _sample_settings(self, name: str, choices: dict) -> SampleSettings:
         """Return what `sample` would have been asked for. Raises UserError."""
@@ -104,9 +107,10 @@ class Studio:
         return settings
 
     def stop(self, session: str) -> None:
-        """End what the session samples, at its next step."""
-        if session in self._stops:
-            self._stops[session].set()
+        """End what the session samples, at its next step, and what it waits to sample."""
+        for owner, stop in [*self._stops]:
+            if owner == session:
+                stop.set()
 
     def end(self) -> None:
         """End whatever is being sampled, at its next step."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def render(cfg: RenderConfig) -> int:
         setup = Setup(cfg, command, hdris, source, output, guest)
         started = time.monotonic()
         try:
-            with closing(render_assets(todo, setup, stop.requested)) as results:
+            with closing(render_all(todo, setup, stop.requested)) as results:
                 counts = follow(results, len(mine), len(mine) - len(todo))
             complete = finish(setup, stop)
         except Stopped:
@@ -66,6 +66,26 @@ def render(cfg: RenderConfig) -> int:
         has_failed = bool(counts["download"]) or any(failed.get(asset.id, "filtered") != "filtered" for asset in mine)
         # At the first process that ends with 1 torch's launcher stops the others, at whatever object they are.
         return int(has_failed and LAUNCHED not in os.environ)
+
+
+def render_all(
+    assets: Sequence[Asset], setup: Setup, stop_requested: Callable[[], bool]
+) -> Iterator[tuple[Asset, str]]:
+    """Render the assets, and at the end once more try those that other processes were at: one may have died since.
+
+    Yields as `render_assets` does.
+    """
+    elsewhere = []
+    with closing(render_assets(assets, setup, stop_requested)) as results:
+        for asset, result in results:
+            if result == ELSEWHERE:
+                elsewhere.append(asset)
+            else:
+                yield asset, result
+    left = setup.output.open_ids((asset.id for asset in elsewhere), setup.guest)
+    yield from ((asset, ELSEWHERE) for asset in elsewhere if asset.id not in left)
+    with closing(render_assets([asset for asset in elsewhere if asset.id in left], setup, stop_requested)) as results:
+        yield from results
 
 
 def announce(left_out: Sequence[str], guest: str | None, num_objects: int) -> None:

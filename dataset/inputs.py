@@ -20,6 +20,7 @@ from utils.schemas import SampleSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MIN_ALPHA = 16  # of 255; a pixel with less does not belong to the object
+LEAST_CLEAR = 0.01  # of all pixels: with fewer transparent ones an image is not cut out
 MIN_SIDE_PX = 16  # an image, or an object in it, that is smaller shows nothing
 
 
@@ -93,15 +94,18 @@ def input_view(
 ) -> Tensor:
     """Return the input view on white: 1 3 size_px size_px in [-1, 1].
 
-    `cut_out` gives an opaque image an alpha. If it cannot, the image is taken whole, in a square, and `warn` is called with
-    one line. What is not transparent is recentred to `object_fill`. Raises UserError, with the path, if no object is seen.
+    `cut_out` gives an image with hardly a transparent pixel an alpha. If it cannot, the image is taken whole, in a square, and
+    `warn` is called with one line. What is not transparent is recentred to `object_fill`. Raises UserError, with the path, if
+    no object is seen.
     """
     image = open_rgba(path)
     if min(image.size) < MIN_SIDE_PX:
         raise UserError(
             f"{path}: {image.width} x {image.height} pixels is too small: at least {MIN_SIDE_PX} pixels a side are needed"
         )
-    is_opaque = image.getchannel("A").getextrema()[0] == 255
+    is_opaque = not _is_cut_out(image)
+    if is_opaque:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     cut = cut_out(image) if is_opaque else image
     if cut is None:
         warn(f"{path}: has no plain background, and is taken whole: sample.remove_background=true cuts the object out")
@@ -111,6 +115,12 @@ def input_view(
         frame = _object_frame(image, path, object_fill, "background" if is_opaque else "transparent")
     check_side(frame, path)
     return to_float(to_view(image, frame, size_px, WHITE))[None]
+
+
+def _is_cut_out(image: Image.Image) -> bool:
+    """Say whether the background is transparent. A stray pixel or rounded corners, as of a screenshot, are no background."""
+    clear = sum(image.getchannel("A").histogram()[:MIN_ALPHA])
+    return clear > LEAST_CLEAR * image.width * image.height
 
 
 def _object_frame(image: Image.Image, path: Path, object_fill: float, rest: str) -> Box:

@@ -28,7 +28,8 @@ def check_settings(cfg: RenderConfig, hdris: Sequence[Path] | None, output: Outp
     now = {f"render.{key}": given["render"][key] for key in FIXED_KEYS}
     now["render.hdris"] = describe_hdris(hdris) if hdris else None
     now |= {f"filter.{key}": value for key, value in given["filter"].items()}
-    saved = output.settings(now)
+    now["render.licenses"] = ", ".join(sorted(cfg.render.licenses)) or None
+    saved = {"render.licenses": now["render.licenses"]} | output.settings(now)  # folders from before it was saved go on
     guest = cfg.render.renderer if saved.get("render.renderer", cfg.render.renderer) != cfg.render.renderer else None
     compared = [key for key in now if not (guest and key in A_GUESTS_OWN)]
     if new := [key for key in compared if key not in saved]:

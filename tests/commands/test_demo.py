@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -72,6 +74,32 @@ def test_stop_ends_what_its_own_session_samples_and_nothing_else(studio):
     studio.stop("nobody")
     _, archive = studio.sample(IMAGE, False, CHOICES, "a", lambda step: studio.stop("b"))
     assert archive.is_file()
+
+
+def test_stop_ends_what_waits_for_another_session_too(studio):
+    """`b` waits while `a` samples, and is stopped before its turn comes."""
+    steps = {"a": 0, "b": 0}
+    ended = []
+
+    def wait_in_vain():
+        with pytest.raises(SamplingStopped):
+            studio.sample(IMAGE, False, CHOICES, "b", lambda step: steps.update(b=step))
+        ended.append("b")
+
+    waiting = threading.Thread(target=wait_in_vain)
+
+    def on_step(step: int) -> None:
+        steps["a"] = step
+        if step == 1:
+            waiting.start()
+            while not any(owner == "b" for owner, _ in studio._stops):
+                time.sleep(0.01)
+            studio.stop("b")
+
+    studio.sample(IMAGE, False, CHOICES, "a", on_step)
+    waiting.join(60)
+    assert ended == ["b"] and steps == {"a": 2, "b": 0}
+    assert not studio._stops
 
 
 @pytest.mark.parametrize(

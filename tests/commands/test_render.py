@@ -437,6 +437,32 @@ def test_what_killed_writers_left_unfinished_is_removed(tmp_path):
         assert not list(tmp_path.glob(".*.unfinished"))
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_another_process_was_at_is_tried_again_at_the_end(dies, tmp_path, monkeypatch, capsys):
+    """A file system may hold the locks of a machine that died for a while. One that lives keeps its object."""
+    make(tmp_path / "assets", {"a": "draws", "b": "draws"})
+    code = "import sys; from rendering.queue.locks import Locks; locks = Locks(sys.argv[1]); "
+    code += "print(locks.take(int(sys.argv[2])), flush=True); sys.stdin.read()"
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, "-c", code, str(tmp_path / "out/.lock"), str(_number("a"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        keep = Output.keep
+
+        def keep_and_end(self, line, orbit):
+            keep(self, line, orbit)
+            if dies and line["id"] == "b":
+                other.kill()
+                other.wait()
+
+        monkeypatch.setattr(Output, "keep", keep_and_end)
+        assert run(tmp_path / "assets", tmp_path / "out", "render.num_processes=1") == 0
+        other.kill()
+    rendered = {line["id"] for line in lines(tmp_path / "out/svd_meta.jsonl")}
+    assert rendered == ({"a", "b"} if dies else {"b"})
+    assert ("1 left to other processes; the list is not finished yet" in capsys.readouterr().out) is not dies
+
+
 def test_a_damaged_line_amid_others_is_named(tmp_path, capsys):
     make(tmp_path / "assets", {"a": "draws"})
     (tmp_path / "out").mkdir()
@@ -812,6 +838,18 @@ def test_uids_are_fetched_rendered_and_removed_with_their_licence_noted(objavers
     assert failed["d" * 32] == ("unreadable", "Objaverse has no such object")
     assert [path.name for path in cached.iterdir()] == [f"{UIDS[2]}.glb"]
     assert max(map(int, (objaverse / "cache/log").read_text().split())) <= 2
+
+
+def test_other_licences_than_the_folder_was_rendered_with_are_refused(objaverse):
+    out = objaverse / "out"
+    run(objaverse / "uids.txt", out, "render.licenses=[by, cc0]")
+    with pytest.raises(UserError, match=r"was rendered with render.licenses=by, cc0:"):
+        run(objaverse / "uids.txt", out, "render.licenses=[by]")
+    run(objaverse / "uids.txt", out, "render.licenses=[cc0, by]")
+    saved = json.loads((out / "render.json").read_text())
+    del saved["render.licenses"]
+    (out / "render.json").write_text(json.dumps(saved))  # as an earlier version wrote it
+    run(objaverse / "uids.txt", out, "render.licenses=[by]")
 
 
 def test_without_a_network_nothing_is_written_down(objaverse, monkeypatch):

@@ -52,6 +52,25 @@ def test_an_object_on_a_plain_background_is_framed_and_seen_as_one_with_alpha(tm
         assert (view - expected).abs().mean() < 0.1, (colour, quality)
 
 
+@pytest.mark.parametrize("corner", [(0, 0, 0, 0), (255, 255, 255, 254)])
+def test_a_few_transparent_pixels_are_no_cut_out_background(tmp_path, corner):
+    """A stray pixel, or the rounded corners of a screenshot: the object is still found on its plain background."""
+    image = disc_on((200, 160), BACKGROUNDS["white"], OBJECTS["red"])
+    image.save(tmp_path / "opaque.png")
+    image.putalpha(255)
+    for x, y in ((0, 0), (1, 0), (0, 1), (199, 159)):
+        image.putpixel((x, y), corner)
+    image.save(tmp_path / "corners.png")
+    warnings = []
+    expected, view = (
+        input_view(tmp_path / f"{name}.png", 0.8, 64, warn=warnings.append) for name in ("opaque", "corners")
+    )
+    assert (view - expected).abs().mean() < 0.01 and not warnings
+    image.putalpha(100)
+    image.save(tmp_path / "faint.png")
+    assert input_view(tmp_path / "faint.png", 0.8, 64)[0, :, 0, 0].tolist() == [1, 1, 1], "on white, and framed"
+
+
 def test_what_an_object_encloses_stays_and_so_does_what_is_as_gray_as_the_background():
     image = disc_on((200, 200), (128, 128, 128), (200, 40, 40), (0.5, 0.5))
     ImageDraw.Draw(image).rectangle((90, 90, 110, 110), fill=(128, 128, 128))

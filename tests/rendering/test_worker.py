@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,22 @@ def test_limits_end_the_worker_with_its_children(task, limits, kind, tmp_path):
         draw(tmp_path, task, **limits)
     assert failure.value.kind == kind and time.monotonic() - started < 10
     assert gone(tmp_path)
+
+
+def test_the_time_of_a_suspended_job_does_not_count(tmp_path, monkeypatch):
+    """As Slurm suspends one: the clock has run on for an hour when the next look comes."""
+    asleep = iter([0, 3600])
+    slept = []
+
+    def clock() -> float:
+        slept.append(next(asleep, 0))
+        return now() + sum(slept)
+
+    now = time.monotonic
+    monkeypatch.setattr("rendering.queue.process.time", types.SimpleNamespace(monotonic=clock))
+    with pytest.raises(Stopped):
+        draw(tmp_path, "hangs", time_s=20, stopped=lambda: len(slept) > 5)
+    assert sum(slept) == 3600
 
 
 def test_a_machine_that_cannot_render_is_the_users_to_fix(tmp_path):
