@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from dataset.images import to_float
 from dataset.order import Share
-from dataset.records import Records
 from dataset.views import OrbitBatch
 from models.conditioning import Conditioning, drop_conditions
 from models.encoders import Encoders
@@ -21,7 +20,7 @@ from models.objective import Draws, denoising_loss, draw
 from models.svd import Svd, load_svd, require_size
 from models.trainable import choose_trainable
 from training.checkpoint import save_checkpoint
-from training.feeding import open_samples
+from training.feeding import open_records, open_samples
 from training.finite import StepCheck
 from training.gauge import Gauge, make_gauge
 from training.launch import Accelerator, hide_bar, make_accelerator
@@ -53,11 +52,10 @@ def train(cfg: TrainConfig) -> None:
 def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     is_first = accelerator.is_main_process
     device = accelerator.device
-    records = Records(cfg.data.meta, cfg.data.num_frames, cfg.data.local_cache)
-    held_out = Records(cfg.validation.meta, cfg.data.num_frames, cfg.data.local_cache)
+    records, held_out = open_records(cfg, accelerator)
     views = open_samples(records, cfg, accelerator)
     last_step = cfg.train.max_steps
-    resume = find_resume(folder, cfg, accelerator)
+    resume = find_resume(folder, cfg, records.describe(), accelerator)
     if resume.finished(last_step):
         log.info(f"{folder} is finished: {resume.step} of {last_step} steps; raise train.max_steps to go on")
         return
@@ -122,7 +120,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = resume.samples + (step - resume.step) * share.global_batch
                 meta = {"step": step, "samples": samples, "window": meter.gathered(accelerator).to_json()}
-                meta |= {"config": to_json(cfg), "object_fill": object_fill}
+                meta |= {"config": to_json(cfg), "records": records.describe(), "object_fill": object_fill}
                 log.info(f"saved {save_checkpoint(folder, meta, state)}")
                 if is_first:
                     prune(folder, cfg.train)

@@ -1,5 +1,6 @@
 """The records of a svd_meta.jsonl. Every line is checked when the file is opened, and every error names file:line."""
 
+import hashlib
 import os
 import posixpath
 import re
@@ -72,6 +73,10 @@ class Records:
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def describe(self) -> dict[str, int | str]:
+        """Say which records these are: their number, and a digest of where their lines begin, which hardly two files share."""
+        return {"count": len(self), "sha256": hashlib.sha256(self._offsets.tobytes()).hexdigest()}
 
     def __iter__(self) -> Iterator[OrbitRecord]:
         with open_file(self.path) as file:

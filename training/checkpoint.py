@@ -78,6 +78,14 @@ def damaged(checkpoint: Path, why: str) -> UserError:
     return UserError(f"{checkpoint} is damaged: {why}; {way_on}")
 
 
+def misfit(checkpoint: Path, why: str) -> UserError:
+    """Return the error of a checkpoint under DeepSpeed, whose config decides on the form of what is saved."""
+    return UserError(
+        f"{checkpoint} does not fit: {why}. If the DeepSpeed config has changed, launch it as before. Otherwise start a new"
+        f" run.name from its weights with model.base={checkpoint}"
+    )
+
+
 def verify(
     folder: Path, files: dict[str, str], part: str = "", error: Callable[[Path, str], UserError] = damaged
 ) -> None:
@@ -128,7 +136,7 @@ def _sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
 def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
     """Save a checkpoint and return its folder. Every rank must call this. It is renamed from a hidden name when complete.
 
-    `meta`: step, samples, window, config, object_fill. Raises UserError if it cannot be written; earlier checkpoints stay.
+    `meta`: step, samples, window, config, records, object_fill. Raises UserError if it cannot be written; earlier checkpoints stay.
     """
     final = step_folder(run_folder / "checkpoints", meta["step"])
     accelerator = state.accelerator
@@ -174,6 +182,8 @@ def _write_weights(folder: Path, state: TrainState) -> None:
         save_unet(state.unet, model.added_time_ids, merge(state.frozen | trained, lora_scale(model)), folder)
         if model.train == "lora":
             save_adapter(state.unet, trained, state.frozen_sha256, model, _adapter_of(folder))
+    # Here the others have PATIENCE with the first rank. In the collectives of DeepSpeed, which come next, they have minutes.
+    state.accelerator.wait_for_everyone()
 
 
 def _adapter_of(unet_folder: Path) -> Path:
@@ -194,7 +204,7 @@ def load_checkpoint(checkpoint: Path, state: TrainState) -> None:
     except UserError as error:
         mistakes.append(str(error))
     for mistake in gather_objects(mistakes):
-        raise damaged(checkpoint, mistake)
+        raise misfit(checkpoint, mistake) if is_deepspeed(state.accelerator) else damaged(checkpoint, mistake)
     load_optimizer_state(checkpoint, state, optimizer_state)
     state.ema.load(average)
 

@@ -7,8 +7,9 @@ from dataset.latents import LatentCache, Widths
 from dataset.records import Records
 from dataset.views import CachedViews, OrbitViews
 from models.svd import Base, weights_digest
-from training.launch import Accelerator, from_first_rank
+from training.launch import Accelerator, from_first_rank, gather_objects
 from training.saved_model import find_base
+from utils.errors import UserError
 from utils.reading import Saved, read_json
 from utils.schemas import DataSettings, NoiseSettings, TrainConfig
 from utils.urls import redacted
@@ -55,6 +56,20 @@ def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
     """Raises UserError if the cache is not complete, or was made for another run."""
     base = find_base(cfg.model)
     return LatentCache(cfg.data, fingerprint(base, cfg.data), num_records, read_widths(base))
+
+
+def open_records(cfg: TrainConfig, accelerator: Accelerator) -> tuple[Records, Records]:
+    """The training and the held-out records. Collective. Raises UserError if the processes do not have the same ones."""
+    both = [Records(meta, cfg.data.num_frames, cfg.data.local_cache) for meta in (cfg.data.meta, cfg.validation.meta)]
+    everywhere = gather_objects([[records.describe() for records in both]])
+    for meta, *found in zip((cfg.data.meta, cfg.validation.meta), *everywhere):
+        if any(other != found[0] for other in found):
+            counts = ", ".join(str(each["count"]) for each in found)
+            raise UserError(
+                f"{redacted(meta)} is not the same file for all processes ({counts} records): its samples are divided among"
+                " them by their number"
+            )
+    return both[0], both[1]
 
 
 def open_samples(records: Records, cfg: TrainConfig, accelerator: Accelerator) -> OrbitViews | CachedViews:

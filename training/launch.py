@@ -32,10 +32,11 @@ def make_accelerator(train: TrainSettings, optim: OptimSettings) -> Accelerator:
     accelerator = launched_accelerator(gradient_accumulation_steps=train.grad_accum_steps)
     if is_deepspeed(accelerator):
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        refuse_unsafe_switches(settings)
+        refuse_unsafe_settings(settings)
         settings["gradient_clipping"] = optim.max_grad_norm
         settings["gradient_accumulation_steps"] = train.grad_accum_steps
         settings["train_micro_batch_size_per_gpu"] = train.batch_size
+        settings["train_batch_size"] = "auto"
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
         # Otherwise an offloaded optimizer is exchanged for DeepSpeed's own Adam, without our betas.
         settings["zero_force_ds_cpu_optimizer"] = False
@@ -52,8 +53,11 @@ SAFE_SWITCHES = {
 }
 
 
-def refuse_unsafe_switches(deepspeed_config: dict) -> None:
-    """Raise UserError for a switch of the launch file's DeepSpeed config that would break a promise of a run."""
+def refuse_unsafe_settings(deepspeed_config: dict) -> None:
+    """Raise UserError for what in the launch file's DeepSpeed config would break a promise of a run."""
+    for section in ("optimizer", "scheduler"):
+        if section in deepspeed_config:
+            raise UserError(f"{section} of the DeepSpeed config must be left out: optim.* of the YAML rules")
     for (section, key), (safe, why) in SAFE_SWITCHES.items():
         keys = deepspeed_config.get(section)
         if isinstance(keys, dict) and keys.get(key, safe) is not safe:
@@ -79,6 +83,7 @@ def launched_accelerator(**settings) -> Accelerator:
         **settings,
     )
     computes_in_bf16(accelerator.mixed_precision)  # or raises
+    refuse_other_engines(accelerator)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and accelerator.distributed_type == DistributedType.NO:
         raise UserError(
             "several processes were started, but they would not synchronise their gradients: see accelerate_config/"
@@ -87,6 +92,17 @@ def launched_accelerator(**settings) -> Accelerator:
         # transformers looks for this object, and under ZeRO-3 would divide CLIP, which is not trained and needs no engine.
         accelerator.state.deepspeed_plugin.dschf = None
     return accelerator
+
+
+def refuse_other_engines(accelerator: Accelerator) -> None:
+    """Raise UserError for an engine whose weights are divided in a way that saving, loading and the average know nothing of."""
+    name = accelerator.distributed_type.value
+    if name in ("FSDP", "MEGATRON_LM", "XLA"):
+        raise UserError(f"distributed_type {name} of the launch file is not supported: see accelerate_config/")
+    if is_deepspeed(accelerator) and accelerator.state.deepspeed_plugin.zero_stage == 0:
+        raise UserError(
+            "zero_stage 0 of the launch file is not supported: use 1, 2 or 3, or accelerate_config/multi_gpu.yaml"
+        )
 
 
 def grow_segments() -> None:
@@ -99,9 +115,15 @@ def grow_segments() -> None:
 
 
 def engine(accelerator: Accelerator) -> dict:
-    """Say how the optimizer's state is divided: one process and DDP keep the same whole state, ZeRO a part per process."""
-    stage = accelerator.state.deepspeed_plugin.zero_stage if is_deepspeed(accelerator) else None
-    return {"type": "plain" if stage is None else f"ZeRO-{stage}", "num_processes": accelerator.num_processes}
+    """Say how the optimizer's state is divided: one process and DDP keep the same whole state, ZeRO a part per process.
+
+    The precision is that of ZeRO only, whose files depend on it.
+    """
+    about = {"type": "plain", "num_processes": accelerator.num_processes, "mixed_precision": None}
+    if is_deepspeed(accelerator):
+        about["type"] = f"ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
+        about["mixed_precision"] = accelerator.mixed_precision
+    return about
 
 
 def describe_launch(accelerator: Accelerator) -> str:

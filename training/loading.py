@@ -16,6 +16,8 @@ from dataset.views import OrbitBatch, collate
 from training.stop import FROM_A_TERMINAL, SIGNALS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# Python 3.14 starts processes from a server of its own there, which a signal to all of a run's processes would end.
+START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def load_batches(views: Dataset, numbers: Iterator[list[int]], num_workers: int)
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=begin_loading,
+        multiprocessing_context=START_METHOD if num_workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     others = set(multiprocessing.active_children())

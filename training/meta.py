@@ -22,6 +22,14 @@ class SavedWindow(Saved):
 class SavedEngine(Saved):
     type: str
     num_processes: Annotated[int, Field(ge=1)]
+    mixed_precision: str | None = None  # under ZeRO, since it is saved
+
+
+class SavedRecords(Saved):
+    """Which records data.meta held, as dataset/records.py describes them."""
+
+    count: Annotated[int, Field(ge=1)]
+    sha256: Sha256
 
 
 class Meta(Saved):
@@ -29,6 +37,7 @@ class Meta(Saved):
     samples: Count
     window: SavedWindow
     config: dict[str, dict[str, object]]
+    records: SavedRecords | None = None  # since it is saved
     object_fill: Annotated[float, Field(gt=0)] | None = None
     engine: SavedEngine
     optimizer_groups: Count = 1  # as it was before it was saved

@@ -44,18 +44,18 @@ class Resume:
         return self.step >= max_steps and not self.owes_validation
 
 
-def find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
+def find_resume(folder: Path, cfg: TrainConfig, records: dict, accelerator: Accelerator) -> Resume:
     """Find where the run in `folder` goes on, and take back what it did beyond that. Collective.
 
-    Only the first rank looks, since a shared folder may not show the same to all. A finished run is left as it is. Raises
-    UserError, on every rank, if there is no going on from its newest checkpoint: the config or the launch do not fit it,
-    it is damaged, or `run.resume` says otherwise.
+    `records`: what Records.describe says of the training data. Only the first rank looks, since a shared folder may not show
+    the same to all. A finished run is left as it is. Raises UserError, on every rank, if there is no going on from its newest
+    checkpoint: the config or the launch do not fit it, it is damaged, or `run.resume` says otherwise.
     """
-    resume = from_first_rank(accelerator, lambda: _find_resume(folder, cfg, accelerator))
+    resume = from_first_rank(accelerator, lambda: _find_resume(folder, cfg, records, accelerator))
     return resume if accelerator.is_main_process else replace(resume, window=Window())
 
 
-def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Resume:
+def _find_resume(folder: Path, cfg: TrainConfig, records: dict, accelerator: Accelerator) -> Resume:
     for place in (folder, folder / "checkpoints", *validations(folder)):
         remove_unfinished(place)
     checkpoint = find_checkpoint(folder, cfg.run)
@@ -69,6 +69,11 @@ def _find_resume(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> Re
         check_groups(checkpoint, meta["optimizer_groups"])
         if changed:
             log.info(f"changed since {checkpoint}: {', '.join(changed)}")
+        if meta["records"] not in (None, records):
+            counts = f"{meta['records']['count']} records then, {records['count']} now"
+            log.warning(
+                f"what data.meta holds has changed since {checkpoint} ({counts}): samples come in another order"
+            )
         due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
         owes_validation = due and not validation_done(validation_folder(folder, step))
         resume = Resume(checkpoint, step, meta["samples"], Window.from_json(meta["window"]), owes_validation)
@@ -143,12 +148,21 @@ def default_of(cfg: Section, section: str, key: str) -> object:
 def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> None:
     """Refuse an optimizer state of another engine, or of another number of ZeRO processes, before anything is loaded."""
     now = engine(accelerator)
-    if saved["type"] != now["type"] or (now["type"] != "plain" and saved["num_processes"] != now["num_processes"]):
+    precision = saved["mixed_precision"] or now["mixed_precision"]
+    if now["type"] == "plain":
+        fits = saved["type"] == "plain"
+    else:
+        fits = saved | {"mixed_precision": precision} == now
+    if not fits:
         raise UserError(
-            f"{checkpoint} was saved by {saved['num_processes']} process(es) under {saved['type']}, this is"
-            f" {now['num_processes']} under {now['type']}: launch it as before, or start a new run.name from its weights"
+            f"{checkpoint} was saved by {saved['num_processes']} process(es) under {_named(saved)}, this is"
+            f" {now['num_processes']} under {_named(now)}: launch it as before, or start a new run.name from its weights"
             f" with model.base={checkpoint}"
         )
+
+
+def _named(engine: dict) -> str:
+    return engine["type"] + (f" in {engine['mixed_precision']}" if engine["mixed_precision"] else "")
 
 
 def check_groups(checkpoint: Path, saved: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from training.launch import any_rank, describe_launch
+from training.masters import is_deepspeed
 from utils.config import Section, to_yaml
 from utils.errors import UserError, drop_output
 from utils.files import write_atomically
@@ -36,6 +38,8 @@ def open_run(run: RunSettings, accelerator: Accelerator) -> Iterator[Path]:
     Raises UserError, on every rank, if another one is at it, if it cannot be written, or if it is not shared.
     """
     folder = run_folder(run)
+    if is_deepspeed(accelerator) and glob.has_magic(run.dir):
+        raise UserError(f"run.dir={run.dir}: DeepSpeed finds no checkpoint in a folder with [, * or ? in its name")
     lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 import main
 from tests.helpers.launch import PORT, TINY, forked_launch
 from training.checkpoint import checkpoints
-from training.launch import SAFE_SWITCHES, make_accelerator, refuse_unsafe_switches
+from training.launch import SAFE_SWITCHES, make_accelerator, refuse_unsafe_settings
 from utils.errors import UserError
 
 
@@ -41,9 +41,9 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tiny_config, monke
 @pytest.mark.parametrize(("section", "key"), SAFE_SWITCHES)
 def test_a_deepspeed_switch_that_would_break_a_promise_is_refused_by_name(section, key, value):
     safe, _ = SAFE_SWITCHES[section, key]
-    refuse_unsafe_switches({section: {key: safe, "enabled": True}, "train_batch_size": "auto"})
+    refuse_unsafe_settings({section: {key: safe, "enabled": True}, "train_batch_size": "auto"})
     with pytest.raises(UserError, match=rf"^{section}\.{key} of the DeepSpeed config must be {str(safe).lower()}: "):
-        refuse_unsafe_switches({section: {key: value if safe else str(value)}})
+        refuse_unsafe_settings({section: {key: value if safe else str(value)}})
 
 
 def test_a_damaged_checkpoint_is_an_error_on_every_rank(trained_run, engine_words, fast, tmp_path):

@@ -130,6 +130,28 @@ def test_a_changed_model_or_noise_section_is_refused_unless_named_and_other_chan
     assert "noise.P_mean, optim.learning_rate, train.max_steps" in capsys.readouterr().out
 
 
+def test_other_lines_in_the_data_of_a_resumed_run_are_told_and_go_on(tiny_config, tmp_path, capsys):
+    meta = tmp_path / "meta.jsonl"
+    lines = (ROOT / "svd_meta.jsonl").read_text().splitlines(keepends=True)
+    meta.write_text("".join(lines[:-1]))
+    words = ("run.name=r", f"data.meta={meta}")
+    train(tiny_config(*words, "train.max_steps=1"))
+    train(tiny_config(*words, "train.max_steps=2"))
+    assert "has changed" not in capsys.readouterr().out
+    meta.write_text("".join(lines))
+    train(tiny_config(*words, "train.max_steps=3"))
+    assert "(15 records then, 16 now): samples come in another order" in capsys.readouterr().out
+
+
+def test_records_that_differ_between_the_ranks_are_refused(tiny_config, monkeypatch):
+    def other_rank_too(items: list) -> list:
+        return [*items, [{"count": 15, "sha256": "0" * 64}, items[0][1]]]
+
+    monkeypatch.setattr("training.feeding.gather_objects", other_rank_too)
+    with pytest.raises(UserError, match=r"svd_meta.jsonl is not the same file for all processes \(16, 15 records\)"):
+        train(tiny_config("train.max_steps=1"))
+
+
 def test_validation_writes_videos_sheets_and_comparable_losses_and_trackers_get_them(tiny_config, tmp_path, capsys):
     cfg = tiny_config(
         "run.name=r", "run.tracker=tensorboard", "train.max_steps=2", "validation.every_steps=2",

@@ -94,6 +94,7 @@ def test_a_history_without_a_whole_checkpoint_is_refused_and_each_without_meta_i
 )
 def test_another_engine_is_refused_with_the_way_to_warm_start(saved, fits, tmp_path):
     accelerator = Accelerator(cpu=True)
+    saved = saved | {"mixed_precision": None}
     if fits:
         check_engine(tmp_path, saved, accelerator)
         return
@@ -101,8 +102,12 @@ def test_another_engine_is_refused_with_the_way_to_warm_start(saved, fits, tmp_p
         check_engine(tmp_path, saved, accelerator)
 
 
-def test_another_number_of_zero_processes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.resume, "engine", lambda _: {"type": "ZeRO-2", "num_processes": 4})
-    check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 4}, None)
-    with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2, this is 4"):
-        check_engine(tmp_path, {"type": "ZeRO-2", "num_processes": 2}, None)
+def test_another_number_or_precision_of_zero_processes_is_refused(tmp_path, monkeypatch):
+    now = {"type": "ZeRO-2", "num_processes": 4, "mixed_precision": "bf16"}
+    monkeypatch.setattr(training.resume, "engine", lambda _: now)
+    check_engine(tmp_path, now, None)
+    check_engine(tmp_path, now | {"mixed_precision": None}, None)  # of a time when it was not saved
+    with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2 in bf16, this is 4"):
+        check_engine(tmp_path, now | {"num_processes": 2}, None)
+    with pytest.raises(UserError, match=r"4 process\(es\) under ZeRO-2 in no, this is 4 under ZeRO-2 in bf16"):
+        check_engine(tmp_path, now | {"mixed_precision": "no"}, None)

@@ -1,11 +1,13 @@
 """A request to stop ends a run that waits for data in vain."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 
 import pytest
+from torch.utils.data import Dataset
 
 import training.stop
 from dataset.records import Records
@@ -58,3 +60,22 @@ def test_a_server_that_never_answers_does_not_hold_a_run_that_is_to_stop(stop, t
                 timed_next(batches, stop.while_waiting())
             assert time.monotonic() - started < 15, "far less than the server's four times 20 s"
             timer.join()
+
+
+class Parents(Dataset):
+    """A sample is the number of the process that the loading process was started by."""
+
+    def __getitem__(self, _: int) -> int:
+        return os.getppid()
+
+
+def test_loading_processes_are_ours_whatever_python_starts_others_by(monkeypatch):
+    """Python 3.14 starts them by a server, which a signal to all processes of a run would end, and they with it."""
+    monkeypatch.setattr("training.loading.collate", lambda samples: samples)
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        with load_batches(Parents(), iter([[0], [1, 2]]), num_workers=1) as batches:
+            assert [*batches] == [[os.getpid()], [os.getpid()] * 2]
+    finally:
+        multiprocessing.set_start_method(before, force=True)
