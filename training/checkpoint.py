@@ -136,7 +136,8 @@ def _sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
 def save_checkpoint(run_folder: Path, meta: dict, state: TrainState) -> Path:
     """Save a checkpoint and return its folder. Every rank must call this. It is renamed from a hidden name when complete.
 
-    `meta`: step, samples, window, config, records, object_fill. Raises UserError if it cannot be written; earlier checkpoints stay.
+    `meta`: step, samples, window, config, records, object_fill. Raises UserError if it cannot be written; earlier checkpoints
+    stay.
     """
     final = step_folder(run_folder / "checkpoints", meta["step"])
     accelerator = state.accelerator

@@ -74,7 +74,10 @@ def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, Se
             yield np.array(points, float), [np.array([int(word.split("/")[0]) - 1 for word in face]) for face in faces]
     elif source.suffix.lower() == ".ply":
         for mesh in scene.geometry.values():
-            lists = mesh.metadata["_ply_raw"]["face"]["data"]
+            element = mesh.metadata["_ply_raw"].get("face", {"length": 0})
+            if not element["length"]:
+                continue
+            lists = element["data"]
             names = lists if isinstance(lists, dict) else lists.dtype.names
             (corners,) = [lists[name] for name in PLY_CORNERS if name in names]
             yield mesh.vertices, corners if corners.dtype.names is None else corners["f1"]

@@ -773,6 +773,14 @@ def test_a_face_with_a_dent_is_refused_unless_the_triangles_at_its_first_corner_
         np.testing.assert_array_equal(drawn(name, text)[0], triangles)
 
 
+@pytest.mark.parametrize("element", ["", "element face 0\nproperty list uchar int vertex_indices\n"])
+def test_a_ply_of_points_alone_is_no_damaged_file(draw, tmp_path, element):
+    properties = "property float x\nproperty float y\nproperty float z\n"
+    text = f"ply\nformat ascii 1.0\nelement vertex 8\n{properties}{element}end_header\n{CORNERS_OF_U}"
+    (tmp_path / "points.ply").write_text(text)
+    assert draw(tmp_path / "points.ply") == "not drawn: points or lines"
+
+
 def test_corners_that_count_back_do_so_from_their_own_line(draw, tmp_path):
     square = "vt 0 0\nv {x} 0 0\nv {x} 1 0\nv {x} 1 1\nv {x} 0 1\n"
     back = "".join(square.format(x=x) + "f -4/-1 -3/-1 -2/-1 -1/-1\n" for x in (0, 2))
