@@ -105,5 +105,4 @@ def allowed_hosts(host: str) -> list[str]:
     On the loopback address these are its own. Otherwise a page of somebody else's, whose name leads to this address, could
     use ours with the user's browser.
     """
-    # "[" is what Starlette takes for the name in [::1]:7860, and no name begins with it.
-    return [host, "localhost", "127.0.0.1", "["] if ipaddress.ip_address(host).is_loopback else ["*"]
+    return [host, f"[{host}]", "localhost", "127.0.0.1"] if ipaddress.ip_address(host).is_loopback else ["*"]

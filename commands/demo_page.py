@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TITLE = "Views around an object"
 HINT = "Drop an image of an object, say how high its camera was, and sample."
-MAX_WAITING = 16  # requests in the queue; more are told that it is full
+MAX_REQUESTS = 32  # of all pages at a time; more wait in Gradio's queue, and as many as this may
 MOST_STEPS = 100  # of the slider, unless the settings have more
 # The browser fetches nothing from another machine.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -106,7 +106,7 @@ def build_page(studio: Studio) -> "gradio.Blocks":
                 download = gr.DownloadButton("download views and cameras (zip)", interactive=False, elem_id="download")
         _connect(studio, image, cut_out, choices, go, stop, [said, orbit, download], page)
     page.has_launched = True  # without it, where it is mounted, Gradio lets a browser name any file as its upload
-    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
+    return page.queue(max_size=MAX_REQUESTS, default_concurrency_limit=1, api_open=False)
 
 
 def _heading(studio: Studio) -> str:
@@ -193,7 +193,7 @@ def _connect(studio: Studio, image, cut_out, choices: dict, go, stop, shown: lis
     )  # fmt: skip
     # They wait in the studio, where stop finds them, and not in Gradio's queue.
     inputs = {image, cut_out, *choices.values()}
-    go.click(sample, inputs, shown, show_progress_on=[shown[1]], concurrency_limit=MAX_WAITING, **raw)
+    go.click(sample, inputs, shown, show_progress_on=[shown[1]], concurrency_limit=MAX_REQUESTS, **raw)
     stop.click(end, None, None, queue=False, **raw)
     page.unload(end)
 

@@ -24,6 +24,7 @@ from utils.reading import explain, mistakes
 from utils.schemas import DemoSettings, SampleSettings
 from utils.video import to_uint8
 
+MAX_WAITING = 16  # orbits that wait while one is sampled; more are told so
 MAX_TEMPORARY_BYTES = 1 << 30  # of uploads and results together
 
 
@@ -70,11 +71,13 @@ class Studio:
         UserError, and SamplingStopped.
         """
         settings = self._sample_settings(path.name, choices | {"remove_background": cut_out})
+        if len(self._stops) > MAX_WAITING:
+            raise UserError(f"{MAX_WAITING} others wait already: try again later")
         stop = threading.Event()
         self._stops.add((session, stop))
         try:
             with self._one_at_a_time:
-                if stop.is_set():
+                if stop.is_set() or self._ended.is_set():
                     raise SamplingStopped
                 view, _ = self.look(path, cut_out)
                 steps = iter(range(1, settings.num_inference_steps + 1))

@@ -71,19 +71,14 @@ def render(cfg: RenderConfig) -> int:
 def render_all(
     assets: Sequence[Asset], setup: Setup, stop_requested: Callable[[], bool]
 ) -> Iterator[tuple[Asset, str]]:
-    """Render the assets, and at the end once more try those that other processes were at: one may have died since.
-
-    Yields as `render_assets` does.
-    """
+    """Yield as `render_assets` does, and at the end once more what other processes were at: one may have died since."""
     elsewhere = []
     with closing(render_assets(assets, setup, stop_requested)) as results:
         for asset, result in results:
             if result == ELSEWHERE:
                 elsewhere.append(asset)
-            else:
-                yield asset, result
+            yield asset, result
     left = setup.output.open_ids((asset.id for asset in elsewhere), setup.guest)
-    yield from ((asset, ELSEWHERE) for asset in elsewhere if asset.id not in left)
     with closing(render_assets([asset for asset in elsewhere if asset.id in left], setup, stop_requested)) as results:
         yield from results
 
@@ -112,12 +107,17 @@ def finish(setup: Setup, stop: StopSignals) -> bool:
 
 def follow(results: Iterator[tuple[Asset, str]], total: int, done: int) -> Counter:
     """Show how far the rendering is; return how many assets ended how."""
+    ended: dict[str, str] = {}  # the last word on each asset: some are tried twice
     counts = Counter()
     started = time.monotonic()
     with tqdm(total=total, initial=done, unit="object", disable=not sys.stderr.isatty()) as bar:
         for asset, result in results:
+            if asset.id in ended:
+                counts[ended[asset.id]] -= 1
+            else:
+                bar.update()
             counts[result] += 1
-            bar.update()
+            ended[asset.id] = result
             bar.set_postfix({name: count for name, count in counts.items() if name != RENDERED}, refresh=False)
             if bar.disable and result == RENDERED:
                 left = minutes_left(started, counts.total(), total - done)

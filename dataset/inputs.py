@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from utils.schemas import SampleSettings
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MIN_ALPHA = 16  # of 255; a pixel with less does not belong to the object
-LEAST_CLEAR = 0.01  # of all pixels: with fewer transparent ones an image is not cut out
+LEAST_CLEAR = 0.01  # of all pixels, or
+CLEAR_BORDER = 0.5  # of the outermost ones: with fewer transparent ones an image is not cut out
 MIN_SIDE_PX = 16  # an image, or an object in it, that is smaller shows nothing
 
 
@@ -118,9 +120,13 @@ def input_view(
 
 
 def _is_cut_out(image: Image.Image) -> bool:
-    """Say whether the background is transparent. A stray pixel or rounded corners, as of a screenshot, are no background."""
-    clear = sum(image.getchannel("A").histogram()[:MIN_ALPHA])
-    return clear > LEAST_CLEAR * image.width * image.height
+    """Say whether the background is transparent. A stray pixel or rounded corners, as of a screenshot, are no background.
+
+    It may be little, around an object that nearly fills the image.
+    """
+    clear = np.asarray(image.getchannel("A")) < MIN_ALPHA
+    border = np.concatenate([clear[0], clear[-1], clear[:, 0], clear[:, -1]])
+    return bool(clear.mean() > LEAST_CLEAR or border.mean() > CLEAR_BORDER)
 
 
 def _object_frame(image: Image.Image, path: Path, object_fill: float, rest: str) -> Box:

@@ -22,6 +22,7 @@ from utils.reading import parse_json_line
 from utils.schemas import LOCAL_CACHE
 from utils.urls import redacted
 
+DIGESTED = 1000  # lines, evenly spread, whose content tells two files apart
 MAX_LINE_BYTES = 1 << 24
 RULES = 2  # goes up when a line is checked for more than before
 MAX_ELEVATION_SPREAD_DEG = 0.5  # orbits are at constant elevation
@@ -75,8 +76,13 @@ class Records:
         return len(self._offsets)
 
     def describe(self) -> dict[str, int | str]:
-        """Say which records these are: their number, and a digest of where their lines begin, which hardly two files share."""
-        return {"count": len(self), "sha256": hashlib.sha256(self._offsets.tobytes()).hexdigest()}
+        """Say which records these are: their number, and a digest of where all lines begin and of what DIGESTED of them hold."""
+        digest = hashlib.sha256(self._offsets.tobytes())
+        with open_file(self.path) as file:
+            for index in _spread(len(self), DIGESTED):
+                file.seek(self._offsets[index])
+                digest.update(file.readline().strip())
+        return {"count": len(self), "sha256": digest.hexdigest()}
 
     def __iter__(self) -> Iterator[OrbitRecord]:
         with open_file(self.path) as file:
@@ -104,8 +110,12 @@ def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 def evenly_spread(records: Records, count: int) -> Iterator[OrbitRecord]:
     """At most `count` of the records, from the first to the last."""
-    for index in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int):
+    for index in _spread(len(records), count):
         yield records[index]
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int)
 
 
 def in_both(records: Records, others: Records) -> list[str]:

@@ -64,11 +64,9 @@ def open_records(cfg: TrainConfig, accelerator: Accelerator) -> tuple[Records, R
     everywhere = gather_objects([[records.describe() for records in both]])
     for meta, *found in zip((cfg.data.meta, cfg.validation.meta), *everywhere):
         if any(other != found[0] for other in found):
-            counts = ", ".join(str(each["count"]) for each in found)
-            raise UserError(
-                f"{redacted(meta)} is not the same file for all processes ({counts} records): its samples are divided among"
-                " them by their number"
-            )
+            counts = sorted({each["count"] for each in found})
+            how = f"{counts[0]} to {counts[-1]} records" if len(counts) > 1 else "other lines"
+            raise UserError(f"{redacted(meta)} is not the same file for all processes ({how})")
     return both[0], both[1]
 
 

@@ -70,10 +70,9 @@ def _find_resume(folder: Path, cfg: TrainConfig, records: dict, accelerator: Acc
         if changed:
             log.info(f"changed since {checkpoint}: {', '.join(changed)}")
         if meta["records"] not in (None, records):
-            counts = f"{meta['records']['count']} records then, {records['count']} now"
-            log.warning(
-                f"what data.meta holds has changed since {checkpoint} ({counts}): samples come in another order"
-            )
+            before, now = meta["records"]["count"], records["count"]
+            how = "other lines" if before == now else f"{before} records then, {now} now"
+            log.warning(f"what data.meta holds has changed since {checkpoint} ({how}): samples come in another order")
         due = step > 0 and validation_due(step, cfg.validation.every_steps, cfg.train.max_steps)
         owes_validation = due and not validation_done(validation_folder(folder, step))
         resume = Resume(checkpoint, step, meta["samples"], Window.from_json(meta["window"]), owes_validation)
@@ -162,7 +161,8 @@ def check_engine(checkpoint: Path, saved: dict, accelerator: Accelerator) -> Non
 
 
 def _named(engine: dict) -> str:
-    return engine["type"] + (f" in {engine['mixed_precision']}" if engine["mixed_precision"] else "")
+    precision = {None: "", "no": " in fp32"}.get(engine["mixed_precision"], f" in {engine['mixed_precision']}")
+    return engine["type"] + precision
 
 
 def check_groups(checkpoint: Path, saved: int) -> None:

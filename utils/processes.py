@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def in_processes(work: Callable[[Item], Result], items: Iterable[Item], num_processes: int) -> Iterator[Result]:
-    """Yield work(item) for each item, in their order. A single one is our own process. Raises BrokenProcessPool if one dies."""
+    """Yield work(item) for each item, in their order; with one process in ours. Raises BrokenProcessPool if another one dies."""
     if num_processes == 1:
         yield from map(work, items)
         return

@@ -35,10 +35,8 @@ def load(path: Path, up_axis: str) -> None:
             _load_gltf(str(path))
         else:
             IMPORTERS[path.suffix.lower()](filepath=str(path), **AXES[up_axis])
-            for (
-                image
-            ) in bpy.data.images:  # or colours are black where a texture is transparent, though its alpha is not used
-                image.alpha_mode = "CHANNEL_PACKED"
+            for image in bpy.data.images:
+                image.alpha_mode = "CHANNEL_PACKED"  # or colours are black where alpha is 0, though alpha is not used
     except RuntimeError as error:  # how bpy.ops reports; a Python traceback ends with the cause
         raise refused(f"Blender's importer: {str(error).strip().splitlines()[-1]}") from None
     if path.suffix.lower() in (".glb", ".gltf"):
@@ -54,7 +52,8 @@ def load(path: Path, up_axis: str) -> None:
 class _ShownAtRest:
     """A hook of Blender's glTF importer: before they are read it drops the animations, and what is not in the shown scene.
 
-    Blender 4.2 draws the nodes of all scenes, and of none. Without a `scene` the first one is shown, as in the other renderer.
+    Blender 4.2 draws the nodes of all scenes, and those that are in no scene. Without a `scene` the first one is shown, as in
+    the other renderer.
     """
 
     def gather_import_gltf_before_hook(self, gltf):

@@ -5,7 +5,7 @@ What an .mtl asks for and is not drawn is refused by name. safety/ refuses what 
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,6 +22,7 @@ NO_USEMTL = "-"
 UNKNOWN = "?"
 PLY_CORNERS = ("vertex_indices", "vertex_index")
 MOST_BESIDE = 0.002  # of a face's area, that its triangles may cover beside it
+TOO_SMALL = 1e-6  # of the object's size, squared: what nobody sees, and what rounding makes of a face without an area
 
 
 def converted(path: Path) -> Gltf:
@@ -40,8 +41,8 @@ def converted(path: Path) -> Gltf:
         scene = trimesh.load_scene(source, process=False, **more)
         if scene.is_empty:
             raise refused("no triangles")
-        for points, faces in _polygons(source, scene):
-            _check_fans(points, faces)
+        for polygons in _polygons(source, scene):
+            _check_fans(*polygons)
         gltf = Gltf(scene.export(file_type="glb"), path.parent)
     parts = [(mesh["name"], part) for mesh in gltf.tree["meshes"] for part in mesh["primitives"]]
     for _, part in parts:  # trimesh has one also where the file has none
@@ -54,7 +55,8 @@ def converted(path: Path) -> Gltf:
 def _obj_text(path: Path, names: list[str]) -> bytes:
     """Rewrite an .obj for trimesh, which knows no indents, no tabs and one library only. A material's number replaces its name."""
     numbers = {name: index for index, name in enumerate(names)}
-    text = re.sub(r"[ \t]+", " ", path.read_text("utf-8", "surrogateescape"))
+    text = path.read_text("utf-8", "surrogateescape").replace("\\\n", " ")  # a line that goes on
+    text = re.sub(r"[ \t]+", " ", text)
     text = re.sub(r"^ |^ ?#.*", "", text, flags=re.M)
     text = re.sub(r"^((?:f|v|vt|vn) [^#\n]*)#.*", r"\1", text, flags=re.M)  # a material's name may have a # in it
     if re.search(r"^f .*-", text, re.M):
@@ -65,13 +67,19 @@ def _obj_text(path: Path, names: list[str]) -> bytes:
     return f"mtllib library\nusemtl {NO_USEMTL}\n{text}".encode(errors="replace")
 
 
-def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray]]]:
-    """Yield the vertices (V 3) of the file's meshes, and the corners of each face that may have more than three."""
+def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the vertices of the file's meshes (V 3), the corners of all faces that may have more than three, and how many each has.
+
+    A face's corners follow those of the one before.
+    """
     if isinstance(source, io.BytesIO):
         text = source.getvalue().decode(errors="replace")
-        if faces := [line.split() for line in re.findall(r"^f ((?:\S+ +){3,}\S.*)", text, re.M)]:
-            points = [line.split()[:3] for line in re.findall(r"^v (.*)", text, re.M)]
-            yield np.array(points, float), [np.array([int(word.split("/")[0]) - 1 for word in face]) for face in faces]
+        faces = re.sub(r"/\S*", "", "\n".join(re.findall(r"^f (.*\S)", text, re.M))).split("\n")
+        faces = [face for face in faces if face.count(" ") > 2]
+        if faces:
+            points = np.array(" ".join(re.findall(r"^v (\S+ \S+ \S+)", text, re.M)).split(" "), float).reshape(-1, 3)
+            sizes = np.array([face.count(" ") + 1 for face in faces])
+            yield points, np.array(" ".join(faces).split(" "), int) - 1, sizes
     elif source.suffix.lower() == ".ply":
         for mesh in scene.geometry.values():
             element = mesh.metadata["_ply_raw"].get("face", {"length": 0})
@@ -80,19 +88,22 @@ def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, Se
             lists = element["data"]
             names = lists if isinstance(lists, dict) else lists.dtype.names
             (corners,) = [lists[name] for name in PLY_CORNERS if name in names]
-            yield mesh.vertices, corners if corners.dtype.names is None else corners["f1"]
+            corners = corners if corners.dtype.names is None else corners["f1"]
+            yield mesh.vertices, np.concatenate(corners), np.array([len(face) for face in corners])
 
 
-def _check_fans(points: np.ndarray, faces: Sequence[np.ndarray]) -> None:
+def _check_fans(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> None:
     """trimesh divides a face into the triangles at its first corner. Where it has a dent, some would lie beside the face."""
-    sizes = np.array([len(face) for face in faces])
+    extent = np.ptp(points, axis=0).max()
+    starts = np.cumsum(sizes) - sizes
     for size in np.unique(sizes[sizes > 3]):
-        corners = points[np.stack([faces[index] for index in np.nonzero(sizes == size)[0]])]
-        sides = corners[:, 1:] - corners[:, :1]
+        polygons = points[corners[starts[sizes == size, None] + np.arange(size)]]
+        sides = polygons[:, 1:] - polygons[:, :1]
         fans = np.cross(sides[:, :-1], sides[:, 1:])
         whole = fans.sum(axis=1, keepdims=True)
-        beside = -(fans * whole).sum(axis=-1).clip(max=0).sum(axis=1)
-        if (beside > MOST_BESIDE * (whole**2).sum(axis=(1, 2))).any():
+        area = np.linalg.norm(whole, axis=(1, 2))
+        beside = -(fans * whole).sum(axis=-1).clip(max=0).sum(axis=1)  # times `area`
+        if (beside > area * np.maximum(MOST_BESIDE * area, TOO_SMALL * extent**2)).any():
             raise refused("not drawn: a face with a dent, which would be filled; render.renderer=blender draws it")
 
 

@@ -167,6 +167,21 @@ def test_the_oldest_files_go_when_there_are_too_many_bytes(tmp_path):
     assert sorted(path.parent.name for path in tmp_path.rglob("file")) == ["middle", "new"]
 
 
+def test_more_sessions_than_may_wait_are_told_so(studio, monkeypatch):
+    monkeypatch.setattr(studio, "_stops", {(str(number), threading.Event()) for number in range(17)})
+    with pytest.raises(UserError, match="16 others wait already: try again later"):
+        studio.sample(IMAGE, False, CHOICES, "late", lambda step: None)
+
+
+@pytest.mark.parametrize(("name", "code"), [("[::1]:7860", 200), ("localhost:7860", 200), ("rebound.example", 400)])
+def test_the_page_answers_to_the_address_that_is_printed(name, code):
+    middleware = pytest.importorskip("starlette.middleware.trustedhost")
+    testclient = pytest.importorskip("starlette.testclient")
+    responses = pytest.importorskip("starlette.responses")
+    page = middleware.TrustedHostMiddleware(responses.PlainTextResponse("page"), allowed_hosts("::1"))
+    assert testclient.TestClient(page).get("/", headers={"host": name}).status_code == code
+
+
 def test_it_listens_on_the_loopback_address_only_unless_told(tmp_path):
     settings = load_config(DemoConfig, [str(tmp_path)]).demo
     with listening(settings.host, 0) as listener:

@@ -63,6 +63,7 @@ def test_two_ranks_accumulating_ones_are_one_rank_of_four(engine, launch, engine
     assert meta["samples"] == 8 and meta["engine"] == {
         "type": "plain" if engine == "DDP" else engine,
         "num_processes": 2,
+        "mixed_precision": None if engine == "DDP" else "no",
     }
     report = json.loads((two / "validation/step_0000002/metrics.json").read_text())
     assert [row["name"] for row in report["records"]] == ["000_table", "001_boat"]

@@ -148,7 +148,7 @@ def test_records_that_differ_between_the_ranks_are_refused(tiny_config, monkeypa
         return [*items, [{"count": 15, "sha256": "0" * 64}, items[0][1]]]
 
     monkeypatch.setattr("training.feeding.gather_objects", other_rank_too)
-    with pytest.raises(UserError, match=r"svd_meta.jsonl is not the same file for all processes \(16, 15 records\)"):
+    with pytest.raises(UserError, match=r"svd_meta.jsonl is not the same file for all processes \(15 to 16 records\)"):
         train(tiny_config("train.max_steps=1"))
 
 

@@ -66,6 +66,10 @@ def test_a_few_transparent_pixels_are_no_cut_out_background(tmp_path, corner):
         input_view(tmp_path / f"{name}.png", 0.8, 64, warn=warnings.append) for name in ("opaque", "corners")
     )
     assert (view - expected).abs().mean() < 0.01 and not warnings
+    box = Image.new("RGBA", (1000, 1000), (0, 0, 0, 0))
+    box.paste((30, 60, 90, 255), (2, 2, 998, 998))
+    box.save(tmp_path / "tight.png")  # cut out, and cropped to two pixels around it
+    assert input_view(tmp_path / "tight.png", 0.8, 64)[0, 0, 0, 0] == 1, "white: it is framed"
     image.putalpha(100)
     image.save(tmp_path / "faint.png")
     assert input_view(tmp_path / "faint.png", 0.8, 64)[0, :, 0, 0].tolist() == [1, 1, 1], "on white, and framed"

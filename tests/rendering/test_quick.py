@@ -781,6 +781,20 @@ def test_a_ply_of_points_alone_is_no_damaged_file(draw, tmp_path, element):
     assert draw(tmp_path / "points.ply") == "not drawn: points or lines"
 
 
+def test_a_line_of_an_obj_may_go_on_and_a_face_without_area_is_nobodys_dent(draw, tmp_path):
+    views = []
+    collinear = "v .1 .1 0\nv .2 .2 0\nv .3 .3 0\nv .7 .7 0\nf 9 10 11 12\n"
+    for text in ("f 1 2 3 8\n", "f 1 2 \\\n 3 8\n", "f -8 -7\\\n-6 -1\n"):
+        (tmp_path / "asset.obj").write_text(U_OBJ + text)
+        views.append(draw(tmp_path / "asset.obj"))
+    for view in views[1:]:
+        np.testing.assert_array_equal(view, views[0])
+    (tmp_path / "asset.obj").write_text(f"{U_OBJ}f 1 2 3 8\n{collinear}")
+    assert (draw(tmp_path / "asset.obj") != views[0]).mean() < 0.01
+    (tmp_path / "asset.obj").write_text(U_OBJ + "f 1 2 3 4 5 6 \\\n7 8\n")
+    assert "a face with a dent" in draw(tmp_path / "asset.obj")
+
+
 def test_corners_that_count_back_do_so_from_their_own_line(draw, tmp_path):
     square = "vt 0 0\nv {x} 0 0\nv {x} 1 0\nv {x} 1 1\nv {x} 0 1\n"
     back = "".join(square.format(x=x) + "f -4/-1 -3/-1 -2/-1 -1/-1\n" for x in (0, 2))

@@ -109,5 +109,5 @@ def test_another_number_or_precision_of_zero_processes_is_refused(tmp_path, monk
     check_engine(tmp_path, now | {"mixed_precision": None}, None)  # of a time when it was not saved
     with pytest.raises(UserError, match=r"2 process\(es\) under ZeRO-2 in bf16, this is 4"):
         check_engine(tmp_path, now | {"num_processes": 2}, None)
-    with pytest.raises(UserError, match=r"4 process\(es\) under ZeRO-2 in no, this is 4 under ZeRO-2 in bf16"):
+    with pytest.raises(UserError, match=r"4 process\(es\) under ZeRO-2 in fp32, this is 4 under ZeRO-2 in bf16"):
         check_engine(tmp_path, now | {"mixed_precision": "no"}, None)
