@@ -159,7 +159,8 @@ def test_the_docs_line_for_zero_2_on_one_gpu_runs_on_a_cpu_with_the_tiny_config(
     assert answer.returncode == 0, answer.stdout[-3000:]
     run = tmp_path / "gpu_line"
     assert [line["step"] for line in metrics(run)] == [1, 2]
-    assert read_meta(checkpoints(run)[-1])["engine"] == {"type": "ZeRO-2", "num_processes": 1}
+    engine = {"type": "ZeRO-2", "num_processes": 1, "mixed_precision": "bf16"}
+    assert read_meta(checkpoints(run)[-1])["engine"] == engine
     base, saved, average = (
         weights(small_base),
         *(weights(checkpoints(run)[-1], which) for which in ("unet", "unet_ema")),
