@@ -31,7 +31,7 @@ from dataset.views import WHITE, load_views, measure_object_fill
 from models.encoders import ENCODER_DTYPES, Encoders
 from models.svd import load_encoders
 from training.feeding import fingerprint, read_widths
-from training.loading import START_METHOD, leave_interrupts
+from training.loading import leave_interrupts, start_method
 from training.saved_model import find_base
 from utils.division import division_of, place_on_machine
 from utils.errors import UserError
@@ -152,7 +152,7 @@ def encode_shard(
         num_workers=data.num_workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=leave_interrupts,
-        multiprocessing_context=START_METHOD if data.num_workers else None,
+        multiprocessing_context=start_method(data.num_workers),
     )
     loaded = iter(loader)
     orbits = []

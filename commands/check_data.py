@@ -15,7 +15,7 @@ from dataset.local_copies import local_path
 from dataset.looks import ENDS_TRAINING, KINDS, Look, look_at
 from dataset.records import MAX_LINE_BYTES, numbered_lines
 from dataset.turning import STRONG, USUALLY_LAST, judge_set, starts_further, surely_more_than
-from training.loading import leave_interrupts
+from training.loading import leave_interrupts, start_method
 from utils.errors import UserError, one_line
 from utils.files import new_file, open_file, write_atomically
 from utils.progress import Progress
@@ -63,7 +63,14 @@ class LinesToCheck(Dataset):
     def looks(self) -> Iterator[Look]:
         """Look at all lines, in their order, in `data.num_workers` processes."""
         workers = self.data.num_workers
-        return iter(DataLoader(self, batch_size=None, num_workers=workers, worker_init_fn=leave_interrupts))
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=leave_interrupts,
+            multiprocessing_context=start_method(workers),
+        )
+        return iter(loader)
 
 
 class Findings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from commands.demo_studio import SamplingStopped, Studio
+from commands.demo_studio import MAX_WAITING, SamplingStopped, Studio
 from evaluation.turntable import SCRIPT, STYLE
 from utils.errors import UserError, one_line
 from utils.video import to_uint8
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 TITLE = "Views around an object"
 HINT = "Drop an image of an object, say how high its camera was, and sample."
-MAX_REQUESTS = 32  # of all pages at a time; more wait in Gradio's queue, and as many as this may
 MOST_STEPS = 100  # of the slider, unless the settings have more
 # The browser fetches nothing from another machine.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -106,7 +105,7 @@ def build_page(studio: Studio) -> "gradio.Blocks":
                 download = gr.DownloadButton("download views and cameras (zip)", interactive=False, elem_id="download")
         _connect(studio, image, cut_out, choices, go, stop, [said, orbit, download], page)
     page.has_launched = True  # without it, where it is mounted, Gradio lets a browser name any file as its upload
-    return page.queue(max_size=MAX_REQUESTS, default_concurrency_limit=1, api_open=False)
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 def _heading(studio: Studio) -> str:
@@ -191,9 +190,9 @@ def _connect(studio: Studio, image, cut_out, choices: dict, go, stop, shown: lis
         [image.upload, image.clear, cut_out.change], look, [image, cut_out], [image, *shown], show_progress="minimal",
         concurrency_limit=2, **raw,
     )  # fmt: skip
-    # They wait in the studio, where stop finds them, and not in Gradio's queue.
+    # They wait in the studio, where stop finds them, and which says when too many do; not in Gradio's queue.
     inputs = {image, cut_out, *choices.values()}
-    go.click(sample, inputs, shown, show_progress_on=[shown[1]], concurrency_limit=MAX_REQUESTS, **raw)
+    go.click(sample, inputs, shown, show_progress_on=[shown[1]], concurrency_limit=None, **raw)
     stop.click(end, None, None, queue=False, **raw)
     page.unload(end)
 

@@ -55,7 +55,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
     records, held_out = open_records(cfg, accelerator)
     views = open_samples(records, cfg, accelerator)
     last_step = cfg.train.max_steps
-    resume = find_resume(folder, cfg, records.describe(), accelerator)
+    resume = find_resume(folder, cfg, records.description, accelerator)
     if resume.finished(last_step):
         log.info(f"{folder} is finished: {resume.step} of {last_step} steps; raise train.max_steps to go on")
         return
@@ -120,7 +120,7 @@ def train_in(folder: Path, cfg: TrainConfig, accelerator: Accelerator) -> None:
             if due(step, cfg.train.save_every_steps) or step == last_step or stopping:
                 samples = resume.samples + (step - resume.step) * share.global_batch
                 meta = {"step": step, "samples": samples, "window": meter.gathered(accelerator).to_json()}
-                meta |= {"config": to_json(cfg), "records": records.describe(), "object_fill": object_fill}
+                meta |= {"config": to_json(cfg), "records": records.description, "object_fill": object_fill}
                 log.info(f"saved {save_checkpoint(folder, meta, state)}")
                 if is_first:
                     prune(folder, cfg.train)

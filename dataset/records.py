@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,8 +75,9 @@ class Records:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def describe(self) -> dict[str, int | str]:
-        """Say which records these are: their number, and a digest of where all lines begin and of what DIGESTED of them hold."""
+    @cached_property
+    def description(self) -> dict[str, int | str]:
+        """Which records these are: their number, and a digest of where all lines begin and of what DIGESTED of them hold."""
         digest = hashlib.sha256(self._offsets.tobytes())
         with open_file(self.path) as file:
             for index in _spread(len(self), DIGESTED):

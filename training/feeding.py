@@ -61,7 +61,7 @@ def open_cache(cfg: TrainConfig, num_records: int) -> LatentCache:
 def open_records(cfg: TrainConfig, accelerator: Accelerator) -> tuple[Records, Records]:
     """The training and the held-out records. Collective. Raises UserError if the processes do not have the same ones."""
     both = [Records(meta, cfg.data.num_frames, cfg.data.local_cache) for meta in (cfg.data.meta, cfg.validation.meta)]
-    everywhere = gather_objects([[records.describe() for records in both]])
+    everywhere = gather_objects([[records.description for records in both]])
     for meta, *found in zip((cfg.data.meta, cfg.validation.meta), *everywhere):
         if any(other != found[0] for other in found):
             counts = sorted({each["count"] for each in found})

@@ -16,8 +16,6 @@ from dataset.views import OrbitBatch, collate
 from training.stop import FROM_A_TERMINAL, SIGNALS
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
-# Python 3.14 starts processes from a server of its own there, which a signal to all of a run's processes would end.
-START_METHOD = "fork" if sys.platform == "linux" else None
 
 
 @contextmanager
@@ -33,7 +31,7 @@ def load_batches(views: Dataset, numbers: Iterator[list[int]], num_workers: int)
         num_workers=num_workers,
         collate_fn=collate,
         worker_init_fn=begin_loading,
-        multiprocessing_context=START_METHOD if num_workers else None,
+        multiprocessing_context=start_method(num_workers),
         pin_memory=torch.cuda.is_available(),
     )
     others = set(multiprocessing.active_children())
@@ -43,6 +41,14 @@ def load_batches(views: Dataset, numbers: Iterator[list[int]], num_workers: int)
         yield batches
     finally:
         end_processes(processes)
+
+
+def start_method(num_workers: int) -> str | None:
+    """Return how a DataLoader starts its processes, if it has any; None: as Python does.
+
+    Python 3.14 starts them on Linux from a server of its own, which a signal to all of a run's processes would end.
+    """
+    return "fork" if num_workers and sys.platform == "linux" else None
 
 
 def begin_loading(_: int) -> None:

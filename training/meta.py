@@ -26,7 +26,7 @@ class SavedEngine(Saved):
 
 
 class SavedRecords(Saved):
-    """Which records data.meta held, as dataset/records.py describes them."""
+    """Which records data.meta held, the description of dataset/records.py."""
 
     count: Annotated[int, Field(ge=1)]
     sha256: Sha256

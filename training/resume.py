@@ -47,7 +47,7 @@ class Resume:
 def find_resume(folder: Path, cfg: TrainConfig, records: dict, accelerator: Accelerator) -> Resume:
     """Find where the run in `folder` goes on, and take back what it did beyond that. Collective.
 
-    `records`: what Records.describe says of the training data. Only the first rank looks, since a shared folder may not show
+    `records`: Records.description of the training data. Only the first rank looks, since a shared folder may not show
     the same to all. A finished run is left as it is. Raises UserError, on every rank, if there is no going on from its newest
     checkpoint: the config or the launch do not fit it, it is damaged, or `run.resume` says otherwise.
     """

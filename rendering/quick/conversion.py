@@ -5,7 +5,6 @@ What an .mtl asks for and is not drawn is refused by name. safety/ refuses what 
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,30 +28,35 @@ def converted(path: Path) -> Gltf:
     """Return the file as glTF. Raises Failure."""
     import trimesh
 
+    kind = path.suffix.lower()
     described = {}
     source = path
     more = {}
-    if path.suffix.lower() == ".obj":
+    if kind == ".obj":
         described = _described(obj_libraries(path))
+        text = _obj_text(path, list(described))
         # trimesh names the parts by their materials if there are two, whatever is in them.
-        source = io.BytesIO(_obj_text(path, list(described)))
+        source = io.BytesIO(text.encode(errors="replace"))
         more = {"file_type": "obj", "resolver": {"library": b"newmtl one\nnewmtl two\n"}}
     with reading("what trimesh reads of it"):
         scene = trimesh.load_scene(source, process=False, **more)
         if scene.is_empty:
             raise refused("no triangles")
-        for polygons in _polygons(source, scene):
-            _check_fans(*polygons)
+        if kind == ".obj":
+            _check_obj_faces(text)
+        elif kind == ".ply":
+            for mesh in scene.geometry.values():
+                _check_ply_faces(mesh)
         gltf = Gltf(scene.export(file_type="glb"), path.parent)
     parts = [(mesh["name"], part) for mesh in gltf.tree["meshes"] for part in mesh["primitives"]]
     for _, part in parts:  # trimesh has one also where the file has none
         part.pop("material", None)
-    if source is not path:
+    if kind == ".obj":
         _give_materials(gltf.tree, parts, list(described.values()))
     return gltf
 
 
-def _obj_text(path: Path, names: list[str]) -> bytes:
+def _obj_text(path: Path, names: list[str]) -> str:
     """Rewrite an .obj for trimesh, which knows no indents, no tabs and one library only. A material's number replaces its name."""
     numbers = {name: index for index, name in enumerate(names)}
     text = path.read_text("utf-8", "surrogateescape").replace("\\\n", " ")  # a line that goes on
@@ -64,36 +68,35 @@ def _obj_text(path: Path, names: list[str]) -> bytes:
     text = re.sub(r"^usemtl (.*)", lambda match: f"usemtl {numbers.get(match[1].strip(), UNKNOWN)}", text, flags=re.M)
     if not names:  # or trimesh would drop vertex colours for texture coordinates
         text = re.sub(r"^vt .*", "", text, flags=re.M)
-    return f"mtllib library\nusemtl {NO_USEMTL}\n{text}".encode(errors="replace")
+    return f"mtllib library\nusemtl {NO_USEMTL}\n{text}"
 
 
-def _polygons(source: Path | io.BytesIO, scene) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield the vertices of the file's meshes (V 3), the corners of all faces that may have more than three, and how many each has.
+def _check_obj_faces(text: str) -> None:
+    faces = re.findall(r"^f ((?:\S+ ){3,}\S+)", text, re.M)
+    if not faces:
+        return
+    points = np.array(" ".join(re.findall(r"^v (\S+ \S+ \S+)", text, re.M)).split(" "), float).reshape(-1, 3)
+    corners = np.array(re.sub(r"/\S*", "", " ".join(faces)).split(" "), int) - 1
+    _check_fans(points, corners, np.array([face.count(" ") + 1 for face in faces]))
 
-    A face's corners follow those of the one before.
-    """
-    if isinstance(source, io.BytesIO):
-        text = source.getvalue().decode(errors="replace")
-        faces = re.sub(r"/\S*", "", "\n".join(re.findall(r"^f (.*\S)", text, re.M))).split("\n")
-        faces = [face for face in faces if face.count(" ") > 2]
-        if faces:
-            points = np.array(" ".join(re.findall(r"^v (\S+ \S+ \S+)", text, re.M)).split(" "), float).reshape(-1, 3)
-            sizes = np.array([face.count(" ") + 1 for face in faces])
-            yield points, np.array(" ".join(faces).split(" "), int) - 1, sizes
-    elif source.suffix.lower() == ".ply":
-        for mesh in scene.geometry.values():
-            element = mesh.metadata["_ply_raw"].get("face", {"length": 0})
-            if not element["length"]:
-                continue
-            lists = element["data"]
-            names = lists if isinstance(lists, dict) else lists.dtype.names
-            (corners,) = [lists[name] for name in PLY_CORNERS if name in names]
-            corners = corners if corners.dtype.names is None else corners["f1"]
-            yield mesh.vertices, np.concatenate(corners), np.array([len(face) for face in corners])
+
+def _check_ply_faces(mesh) -> None:
+    """trimesh keeps the faces of the file beside its triangles."""
+    element = mesh.metadata["_ply_raw"].get("face", {"length": 0})
+    if not element["length"]:
+        return
+    lists = element["data"]
+    names = lists if isinstance(lists, dict) else lists.dtype.names
+    (corners,) = [lists[name] for name in PLY_CORNERS if name in names]
+    corners = corners if corners.dtype.names is None else corners["f1"]
+    _check_fans(mesh.vertices, np.concatenate(corners), np.array([len(face) for face in corners]))
 
 
 def _check_fans(points: np.ndarray, corners: np.ndarray, sizes: np.ndarray) -> None:
-    """trimesh divides a face into the triangles at its first corner. Where it has a dent, some would lie beside the face."""
+    """trimesh divides a face into the triangles at its first corner. Where it has a dent, some would lie beside the face.
+
+    `points`: the vertices (V 3); `corners`: those of all faces, one after another; `sizes`: how many each has. Raises Failure.
+    """
     extent = np.ptp(points, axis=0).max()
     starts = np.cumsum(sizes) - sizes
     for size in np.unique(sizes[sizes > 3]):

@@ -114,8 +114,8 @@ def load_mesh(path: Path, up_axis: str, texels_per_unit: float) -> Mesh:
 
 def _has_painted_doubles(positions: np.ndarray, material_of: np.ndarray) -> bool:
     """Say whether some of T triangles (3T 3) with the same corners differ in their material (T): each ray would hit another one."""
-    low = positions.min(axis=0)
-    hashes = corner_hashes(positions - low, (positions - low).max()).reshape(-1, 3)
+    above = positions - positions.min(axis=0)
+    hashes = corner_hashes(above, above.max()).reshape(-1, 3)
     pinched = (hashes == np.roll(hashes, 1, axis=1)).any(axis=1)
     first = first_with_same_corners(np.where(pinched, np.uint64(0), hashes.sum(axis=1)))
     return bool((material_of[first] != material_of).any())

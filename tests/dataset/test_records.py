@@ -162,6 +162,6 @@ def test_what_describes_the_records_tells_other_lines_and_another_order_apart(tm
     for order in ("abc", "acb", "abd", "abc"):
         text = "".join(f'{{"image_path": ["{name}/0.png"], "elevation": [1.0]}}\n' for name in order)
         (tmp_path / "meta.jsonl").write_text(text)
-        found.append(Records(tmp_path / "meta.jsonl", 1).describe())
+        found.append(Records(tmp_path / "meta.jsonl", 1).description)
     assert found[0] == found[3] and len({each["sha256"] for each in found}) == 3
     assert {each["count"] for each in found} == {3}
